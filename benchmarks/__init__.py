@@ -1,0 +1,1 @@
+"""What we measure against our goals and our peers; one script a question."""

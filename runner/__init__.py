@@ -1,0 +1,1 @@
+"""Experiments: lifecycle, faults, workload, recording, verdict and report."""

@@ -1,0 +1,269 @@
+"""The client: asks the service as the workload says and judges every answer.
+
+It is a process of its own on an emulated host, so that the ledger of what was asked survives whatever happens to the
+dispatcher. It knows the right answers: the whole model's outputs, computed before the run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from testbed.errors import ProtocolError
+from testbed.serving.auth import Greeting
+from testbed.serving.connection import Writer, arrivals, connect
+from testbed.serving.events import (
+    ClientFinished,
+    ClientReady,
+    Note,
+    Reporter,
+    RequestCompleted,
+    RequestSubmitted,
+    now_s,
+)
+from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.patience import PATIENCE, Patience
+from testbed.serving.process import reporter
+from testbed.serving.tensors import pack_tensors, unpack_tensors
+from testbed.serving.wire import Buffer, Frame, FrameKind, Limits
+
+CLIENT_NAME = "client"
+CLIENT_LIMITS = Limits(meta_bytes=1 << 20, payload_bytes=1 << 30)
+GO = struct.Struct("!d")
+"""What the runner writes to start the workload: time zero on the shared clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """What the client is started with.
+
+    Attributes:
+        dispatcher: Address and port.
+        token: The run's token.
+        samples: Safetensors file with ``input.<i>.<j>`` and ``output.<i>.<j>``: tensor ``j`` of sample ``i``.
+        distinct: Number of samples.
+        duration_s: How long to submit.
+        drain_s: How long to wait for answers after that.
+        in_flight: Closed loop: requests outstanding at any time. Open loop: None.
+        rate_rps, arrivals: Open loop: mean rate, and ``poisson`` or ``uniform`` gaps.
+        deadline_s: After how long the dispatcher is to reject a request instead; None means never.
+        seed: Seed of the arrivals.
+        patience: How long to wait for the dispatcher.
+    """
+
+    dispatcher: tuple[str, int]
+    token: str = field(repr=False)
+    samples: Path
+    distinct: int
+    duration_s: float
+    drain_s: float
+    in_flight: int | None
+    rate_rps: float | None
+    arrivals: str
+    deadline_s: float | None
+    seed: int
+    patience: Patience = PATIENCE
+
+
+def arrival_times(rate_rps: float, arrivals: str, duration_s: float, seed: int) -> Iterator[float]:
+    """Times of submission of an open loop, in seconds from its start.
+
+    Args:
+        rate_rps: Mean rate.
+        arrivals: ``poisson`` for exponential gaps, ``uniform`` for equal ones.
+        duration_s: No time is at or beyond it.
+        seed: Of the gaps.
+    """
+    draw = random.Random(seed)  # noqa: S311 - arrivals, not secrets
+    at_s = 0.0 if arrivals == "uniform" else draw.expovariate(rate_rps)
+    while at_s < duration_s:
+        yield at_s
+        at_s += 1 / rate_rps if arrivals == "uniform" else draw.expovariate(rate_rps)
+
+
+class Samples:
+    """Inputs, ready to send, and the answers they must get."""
+
+    def __init__(self, path: Path, distinct: int) -> None:
+        tensors = load_file(path)
+        self.count = distinct
+        self.inputs: list[tuple[list[Any], list[Buffer]]] = []
+        self.outputs: list[list[torch.Tensor]] = []
+        for index in range(distinct):
+            self.inputs.append(pack_tensors(_numbered(tensors, f"input.{index}")))
+            self.outputs.append(_numbered(tensors, f"output.{index}"))
+
+    def right(self, request_id: int, outputs: list[torch.Tensor]) -> bool:
+        """Whether an answer equals the whole model's, bit for bit."""
+        expected = self.outputs[request_id % self.count]
+        return len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
+
+
+def _numbered(tensors: dict[str, torch.Tensor], prefix: str) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    while (tensor := tensors.get(f"{prefix}.{len(found)}")) is not None:
+        found.append(tensor)
+    return found
+
+
+class Client:
+    """One connection to the dispatcher, one workload."""
+
+    def __init__(self, config: ClientConfig, report: Reporter) -> None:
+        self._config = config
+        self._report = report
+        self._samples = Samples(config.samples, config.distinct)
+        self._submitted_s: dict[int, float] = {}
+        self._open: set[int] = set()
+        self._changed = threading.Condition()
+        self._serving: Mailbox[None] = Mailbox(1)
+        self._broken = ""
+
+    def run(self, start: int) -> None:
+        """Connect, wait for the service, then for ``start`` (a pipe that tells time zero), submit, drain.
+
+        Raises:
+            OSError: If the dispatcher can't be reached.
+        """
+        connection, _ = connect(
+            self._config.dispatcher, self._config.token, Greeting("client", CLIENT_NAME), self._config.patience
+        )
+        writer = Writer(connection, depth=64, name="dispatcher")
+        threading.Thread(target=self._read, args=(connection,), name="answers", daemon=True).start()
+        self._serving.get()
+        self._report(ClientReady(t_s=now_s(), requests_prepared=self._samples.count))
+        (zero_s,) = GO.unpack(os.read(start, GO.size))
+        try:
+            if self._config.in_flight is not None:
+                self._closed_loop(writer, zero_s, self._config.in_flight)
+            elif self._config.rate_rps is not None:
+                self._open_loop(writer, zero_s, self._config.rate_rps)
+        except Closed:
+            self._note(f"the dispatcher has gone: {self._broken}")
+        self._drain()
+        self._report(ClientFinished(t_s=now_s(), submitted=len(self._submitted_s), unanswered=len(self._open)))
+
+    def _note(self, text: str) -> None:
+        self._report(Note(t_s=now_s(), source=CLIENT_NAME, text=text))
+
+    def _closed_loop(self, writer: Writer, zero_s: float, in_flight: int) -> None:
+        end_s = zero_s + self._config.duration_s
+        request_id = 0
+        due_s = zero_s
+        while due_s < end_s and not self._broken:
+            self._submit(writer, request_id, due_s)
+            request_id += 1
+            with self._changed:
+                if not self._changed.wait_for(
+                    lambda: len(self._open) < in_flight or self._broken, max(0.0, end_s - now_s())
+                ):
+                    return
+            due_s = now_s()
+
+    def _open_loop(self, writer: Writer, zero_s: float, rate_rps: float) -> None:
+        config = self._config
+        times = arrival_times(rate_rps, config.arrivals, config.duration_s, config.seed)
+        for request_id, at_s in enumerate(times):
+            if self._broken:
+                return
+            self._submit(writer, request_id, zero_s + at_s)
+
+    def _submit(self, writer: Writer, request_id: int, due_s: float) -> None:
+        _sleep_until(due_s)
+        tensors, payload = self._samples.inputs[request_id % self._samples.count]
+        meta: dict[str, Any] = {"tensors": tensors}
+        if self._config.deadline_s is not None:
+            meta["deadline_s"] = self._config.deadline_s
+        submitted_s = now_s()
+        with self._changed:
+            self._submitted_s[request_id] = submitted_s
+            self._open.add(request_id)
+        self._report(RequestSubmitted(t_s=submitted_s, id=request_id, due_s=due_s))
+        writer.put(Frame(FrameKind.SUBMIT, request_id=request_id, meta=meta, payload=payload))
+
+    def _drain(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open or self._broken, self._config.drain_s)
+
+    def _read(self, connection: socket.socket) -> None:
+        try:
+            for arrival in arrivals(connection, CLIENT_LIMITS):
+                self._take(arrival.frame, arrival.received_s)
+            self._break("it closed the connection")
+        except (OSError, ProtocolError) as error:
+            self._break(str(error))
+
+    def _break(self, reason: str) -> None:
+        with self._changed:
+            self._broken = reason
+            self._changed.notify_all()
+        self._serving.close()
+
+    def _take(self, frame: Frame, received_s: float) -> None:
+        match frame.kind:
+            case FrameKind.STATE:
+                if frame.meta.get("state") == "serving":
+                    self._serving.offer(None)
+            case FrameKind.ANSWER:
+                outputs = unpack_tensors(frame.meta.get("tensors"), frame.body)
+                right = self._samples.right(frame.request_id, outputs)
+                self._complete(frame, received_s, "ok" if right else "wrong")
+            case FrameKind.REJECTED:
+                self._complete(frame, received_s, "rejected")
+            case _:
+                raise ProtocolError(f"{frame.kind.name} on a client's connection")
+
+    def _complete(self, frame: Frame, received_s: float, outcome: str) -> None:
+        request_id = frame.request_id
+        if request_id not in self._submitted_s:
+            raise ProtocolError(f"an answer to request {request_id}, which was never submitted")
+        self._report(
+            RequestCompleted(
+                t_s=received_s,
+                id=request_id,
+                submitted_s=self._submitted_s[request_id],
+                outcome=outcome,
+                attempts=int(frame.meta.get("attempts", 0)),
+                epoch=frame.epoch,
+                path=tuple(map(str, frame.meta.get("path", ()))),
+            )
+        )
+        with self._changed:
+            self._open.discard(request_id)
+            self._changed.notify_all()
+
+
+def _sleep_until(due_s: float) -> None:
+    """Wait for an instant of the workload's own schedule."""
+    gap_s = due_s - now_s()
+    if gap_s > 0:
+        threading.Event().wait(gap_s)
+
+
+def main(config: dict[str, Any], fds: list[int]) -> None:
+    """Entry of the client's process.
+
+    Args:
+        config: A :class:`ClientConfig` as JSON.
+        fds: The socket for events, and the pipe that tells the start.
+    """
+    torch.set_num_threads(1)
+    client_config = ClientConfig(
+        **{
+            **config,
+            "dispatcher": (str(config["dispatcher"][0]), int(config["dispatcher"][1])),
+            "samples": Path(config["samples"]),
+            "patience": Patience(**config.get("patience", {})),
+        }
+    )
+    Client(client_config, reporter(fds[:1])).run(fds[1])

@@ -1,0 +1,337 @@
+"""One experiment from its specification to its results.
+
+The life of a run:
+
+ 1. Take the machine's lock: what comes next would already disturb another run's measurements.
+ 2. Prepare: load and export the model, time it, plan. Nothing is emulated yet; a user's mistake ends here.
+    Ask the machine what it can do; refuse with the remedy when it can't do what the specification says.
+ 3. Make the run's folder, open its journal.
+ 4. Build the cluster: hosts, switches, links, limits; each is read back. The nursery imports torch meanwhile.
+ 5. Measure every link before the workload.
+ 6. Fit the CPU quotas to this machine. Start a partition server on every worker, then the dispatcher, which deploys
+    the first plan; then the client.
+ 7. Time zero: the client begins, the timeline of faults runs, counters are sampled every second.
+ 8. The client ends. Heal what is still in force; measure every link again.
+ 9. Undo: servers, cluster, limits. This happens whatever went wrong before.
+10. Analyse: tables, figures, verdict. All are functions of the recorded history.
+11. Write ``run.json``, the mark of completion. At the very end, and whatever went wrong, the journal is cleaned up:
+    what it names and is still there is removed, and then the journal itself.
+
+Ctrl-C ends steps 1 to 6 without a result. In step 7 it ends the workload; all that follows happens as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner import provenance, verdict
+from runner.admission import admit, demand, left_for_hosts
+from runner.faults import faults_of
+from runner.history import Check, History, RunEnded, RunStarted
+from runner.interruption import Interruptions
+from runner.lab import Lab
+from runner.limits import cpu_limits
+from runner.link_sample import links_to_measure
+from runner.link_traces import TracePlayer, compile_traces, restore_traced
+from runner.machine_load import sample as sample_machine
+from runner.preparation import Prepared, prepare
+from runner.results import Owner, RunFolder, clear_errors, run_record
+from runner.summary import Summary, summarize
+from runner.timeline import Timeline
+from runner.verdict import Verdict
+from runner.virtual_time import in_virtual_time
+from testbed.emulation.cleaner import clean_run
+from testbed.emulation.lock import machine_lock
+from testbed.emulation.machine import Capabilities, capabilities, require
+from testbed.emulation.manifest import RunManifest
+from testbed.emulation.probe import measure_links
+from testbed.errors import EXIT_FAILED, EXIT_INVALID, EXIT_PASSED, ExperimentError, TestbedError
+from testbed.serving.events import Event, Note, now_s
+from testbed.spec.experiment import Experiment
+
+SAMPLE_PERIOD_S = 1.0
+LEAD_S = 0.2
+"""Between the order to begin and time zero, so that client and timeline are both ready for it."""
+
+WORK_ROOT = Path("/var/tmp")  # noqa: S108 - the folder is made with mode 0700 under a name of the run's own
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a run."""
+
+    folder: Path
+    summary: Summary
+    verdict: Verdict
+    events: tuple[Event, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """As documented: failed before invalid, invalid before passed."""
+        if self.summary.outcome != "passed":
+            return EXIT_FAILED
+        return EXIT_INVALID if self.verdict.level == "invalid" else EXIT_PASSED
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run, besides what the specification says.
+
+    Attributes:
+        results: Folder of all runs.
+        delay_backend: ``auto``, ``netem`` or ``delayline``.
+        progress: Told what is being done before there is a history.
+        observe: Called with the prepared experiment and its history before anything happens, for live display.
+        prepare: Loads, times and plans; benchmarks whose models have times of their own choice replace it.
+    """
+
+    results: Path
+    delay_backend: str = "auto"
+    progress: Callable[[str], None] = lambda _: None
+    observe: Callable[[Prepared, History], None] = lambda *_: None
+    prepare: Callable[[Experiment, Callable[[str], None]], Prepared] = prepare
+
+
+def run(experiment: Experiment, options: Options) -> Result:
+    """Run an experiment; see the module.
+
+    Raises:
+        TestbedError: If it can't be run. An experiment that ran and failed is a result.
+    """
+    with Interruptions() as interruptions, machine_lock(experiment.name):
+        with interruptions.allowed():
+            prepared = options.prepare(experiment, options.progress)
+            options.progress("asking the machine what it can do")
+            machine = capabilities()
+        require(machine, needed(experiment, options))
+        delayed = any(link.is_impaired for link in experiment.links)
+        by_process = delayed and (options.delay_backend == "delayline" or not machine["netem"].ok)
+        shares = {host: None if limit is None else limit.share for host, limit in cpu_limits(prepared).items()}
+        needs = demand(prepared, shares, delay_line=by_process)
+        admit(needs, machine.cores, machine.memory_bytes)
+        owner = Owner.of_caller(os.environ)
+        folder = RunFolder.create(options.results, experiment.name, experiment.seed, owner=owner)
+        try:
+            with History(folder.events_path) as history:
+                options.observe(prepared, history)
+                with _workplace(folder.path.name) as (manifest, work):
+                    backend = emulate(
+                        prepared,
+                        options,
+                        folder,
+                        history,
+                        owner,
+                        interruptions,
+                        manifest,
+                        work,
+                        left_for_hosts(needs, machine.cores),
+                    )
+                    history.raise_if_failed()
+                    return analyse(prepared, folder, history.events, machine, backend, work)
+        finally:
+            folder.give_to_owner()
+
+
+def needed(experiment: Experiment, options: Options) -> tuple[str, ...]:
+    """Names of the capabilities that an experiment needs."""
+    names = ["root", "cgroups", "mnexec", "mininet", "ip", "tc", "namespace", "veth"]
+    if experiment.switches:
+        names.append({"bridge": "bridge", "ovs": "openvswitch"}[experiment.switching])
+    if any(link.rate_bps is not None for link in experiment.links):
+        names.append("htb")
+    if any(link.way(source).duplicate for link in experiment.links for source in link.between):
+        names.append("netem")
+    if any(link.is_impaired for link in experiment.links):
+        names.append({"auto": "delay", "netem": "netem", "delayline": "nfqueue"}[options.delay_backend])
+    return tuple(names)
+
+
+@contextlib.contextmanager
+def _workplace(run_name: str) -> Iterator[tuple[RunManifest, Path]]:
+    """The run's journal, and a folder for what nobody needs after it; in the end nothing is left of the run."""
+    manifest = RunManifest.create(run_name)
+    work = WORK_ROOT / f"testbed-{run_name}"
+    try:
+        manifest.will_create("directory", path=str(work))
+        work.mkdir(mode=0o700)
+        yield manifest, work
+    finally:
+        clean_run(manifest)
+
+
+def emulate(
+    prepared: Prepared,
+    options: Options,
+    folder: RunFolder,
+    history: History,
+    owner: Owner | None,
+    interruptions: Interruptions,
+    manifest: RunManifest,
+    work: Path,
+    cores_for_hosts: float,
+) -> str:
+    """Steps 4 to 9; returns the delay backend that was used."""
+    logs = folder.path / "logs"
+    with clear_errors(logs):
+        logs.mkdir()
+    ids = None if owner is None else (owner.uid, owner.gid)
+    with contextlib.ExitStack() as stack:
+        with interruptions.allowed():
+            lab = stack.enter_context(
+                Lab(prepared, manifest, work, logs, history, delay_backend=options.delay_backend, owner=ids)
+            )
+            k = prepared.experiment.compute.time_scale
+            _measure(lab, history, "before", k)
+            lab.start_sentinel()
+            lab.write_model()
+            lab.fit_quotas(cores_for_hosts)
+            lab.start_nodes()
+            lab.start_dispatcher()
+            lab.start_client()
+        if _workload(prepared, lab, history, interruptions):
+            lab.stop_system()
+            _measure(lab, history, "after", k)
+        return lab.cluster.backend
+
+
+def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Interruptions) -> bool:
+    """Steps 7 and 8; returns whether the workload came to its end."""
+    experiment, k = prepared.emulated.experiment, prepared.experiment.compute.time_scale
+    timeline = Timeline(faults_of(experiment), lab, history.append, time.monotonic)
+    traces = TracePlayer(compile_traces(experiment), lab.cluster, history.append, time.monotonic, lab.watch.fail)
+    lab.cluster.delayline_lateness(clear=True)
+    zero_s = now_s() + LEAD_S
+    history.append(
+        RunStarted(
+            t_s=zero_s,
+            name=experiment.name,
+            seed=experiment.seed,
+            duration_s=experiment.workload.duration_s,
+            time_scale=k,
+        )
+    )
+    timeline.announce(zero_s)
+    how, detail = "failed", ""
+    try:
+        with _sampling(lab, history):
+            try:
+                with interruptions.allowed():
+                    lab.go(zero_s)
+                    timeline.start(zero_s)
+                    traces.start(zero_s)
+                    lab.wait_finished()
+                how = "completed"
+            except ExperimentError as error:
+                detail = str(error)
+            except KeyboardInterrupt as error:
+                how, detail = "interrupted", str(error)
+            finally:
+                traces.finish()
+                timeline.finish()
+                restore_traced(experiment, lab.cluster)
+    finally:
+        history.append(RunEnded(t_s=now_s(), how=how, detail=detail))
+    if lab.cluster.failure is not None:
+        history.append(verdict.check_delay_line(now_s(), math.inf, alive=False))
+    elif (statistics := lab.cluster.delayline_lateness()) is not None:
+        history.append(verdict.check_delay_line(now_s(), statistics.lateness.p99_s / k))
+    return how == "completed"
+
+
+@contextlib.contextmanager
+def _sampling(lab: Lab, history: History) -> Iterator[None]:
+    """Counters of hosts, links and machine, every second on a thread of its own, and once more at the end."""
+    stop = threading.Event()
+
+    def sample_all() -> None:
+        due_s = now_s()
+        while True:
+            history.append(sample_machine(now_s()))
+            lab.sample()
+            history.raise_if_failed()
+            due_s += SAMPLE_PERIOD_S
+            if stop.wait(max(0.0, due_s - now_s())):
+                break
+        history.append(sample_machine(now_s()))
+        lab.sample()
+
+    def sample() -> None:
+        try:
+            sample_all()
+        except (TestbedError, OSError) as error:
+            # A run whose counters can't be read, or not be kept, isn't worth waiting for.
+            lab.watch.fail(f"the counters can't be kept: {error}")
+
+    thread = threading.Thread(target=sample, name="sampler")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _measure(lab: Lab, history: History, when: str, k: float) -> None:
+    """Every link against its request: rate in both directions, round trip once, both in declared units."""
+    plan, dispatcher = lab.prepared.plan, lab.prepared.experiment.dispatcher
+    stops = (dispatcher, *(stage.host for stage in plan.stages), dispatcher)
+    network = lab.cluster.network
+    chosen = links_to_measure(network, stops, lab.prepared.experiment.seed)
+    if len(chosen) < len(network.links):
+        text = f"{len(chosen)} of {len(network.links)} links are measured {when} the workload"
+        history.append(Note(t_s=now_s(), source="runner", text=text))
+    for found in measure_links(lab.cluster, chosen):
+        subject = f"{found.source}→{found.target}"
+        if found.requested_rate_bps is not None:
+            rate_bps = found.rate_bps or 0.0
+            requested_bps = found.requested_rate_bps * k
+            history.append(verdict.check_rate(now_s(), when, subject, requested_bps, rate_bps * k))
+        if subject.startswith(f"{found.link.split('-')[0]}→"):
+            rtt_s = math.inf if found.rtt_s is None else found.rtt_s
+            requested_s = found.requested_rtt_s / k
+            history.append(verdict.check_round_trip(now_s(), when, found.link, requested_s, rtt_s / k))
+
+
+def analyse(
+    prepared: Prepared,
+    folder: RunFolder,
+    recorded: tuple[Event, ...],
+    machine: Capabilities,
+    backend: str,
+    work: Path,
+) -> Result:
+    """Steps 10 and 11."""
+    # matplotlib keeps a cache of fonts, which would outlive the run in the home of root.
+    os.environ.setdefault("MPLCONFIGDIR", str(work / "matplotlib"))
+    from runner.report import write_report
+
+    experiment, k = prepared.experiment, prepared.experiment.compute.time_scale
+    recorded = in_virtual_time(recorded, k)
+    events = (*recorded, *verdict.checks_of_events(recorded))
+    judged = verdict.judge(event for event in events if isinstance(event, Check))
+    summary = summarize(events)
+    folder.write_tables(events, compute_mode=experiment.compute.mode, time_scale=k)
+    record = run_record(
+        folder,
+        summary,
+        judged,
+        spec=prepared.declared.resolved(),
+        spec_sha256=prepared.declared.sha256(),
+        compute_mode=experiment.compute.mode,
+        time_scale=k,
+        shares={name: host.share for name, host in experiment.hosts.items()},
+        provenance=provenance.provenance(),
+        capabilities=machine.to_dict(),
+        delay_backend=backend,
+        whole_model_s=prepared.whole_model_s,
+    )
+    write_report(folder, events, summary, judged, prepared.network, dispatcher=experiment.dispatcher, facts=record)
+    folder.finish(record)
+    return Result(folder.path, summary, judged, events)

@@ -1,0 +1,405 @@
+"""The history of a run: what the system under test tells of itself and what the experimenter did and saw, in one clock.
+
+A :class:`History` only grows. Each event is in ``events.jsonl`` before :meth:`History.append` returns, so a runner that
+dies loses nothing it was told, and every table, figure and verdict is a pure function of the events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from testbed.errors import MachineError, UsageError
+from testbed.serving import events as system
+from testbed.serving.events import Event, Note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """The workload starts: ``t_s`` is time zero of every table.
+
+    ``duration_s`` is how long requests are submitted. With a ``time_scale`` all events of the history are so many times
+    slower than declared (:mod:`runner.virtual_time`).
+    """
+
+    kind: ClassVar[str] = "run_started"
+    name: str
+    seed: int
+    duration_s: float
+    time_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    """The last outcome is in, or the wait for it given up; ``how``: ``completed``, ``interrupted`` or ``failed``."""
+
+    kind: ClassVar[str] = "run_ended"
+    how: str = "completed"
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultScheduled(Event):
+    """A fault of the timeline, told when the timeline is compiled.
+
+    Attributes:
+        fault: Its number in the timeline, from 0.
+        verb: The specification's word for it: ``kill``, ``throttle`` …
+        target: What it hits, for people.
+        due_s: When it is due, on the clock of all events.
+        heal_due_s: When it is due to be healed; None if never.
+        hosts: Hosts whose service it takes away; none for a fault of a link.
+        links: Links that it changes.
+        ends: The hosts at their ends.
+        detail: What it does, for people, such as ``2Mbit/s``.
+    """
+
+    kind: ClassVar[str] = "fault_scheduled"
+    fault: int
+    verb: str
+    target: str
+    due_s: float
+    heal_due_s: float | None = None
+    hosts: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultStarted(Event):
+    """The experimenter begins to inject the fault."""
+
+    kind: ClassVar[str] = "fault_started"
+    fault: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultEffective(Event):
+    """The fault is in force, as read back: the process is gone, the rate is set."""
+
+    kind: ClassVar[str] = "fault_effective"
+    fault: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultHealed(Event):
+    """The declared state is in force again, as read back."""
+
+    kind: ClassVar[str] = "fault_healed"
+    fault: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultFailed(Event):
+    """The fault could not be injected or healed; the run is worth nothing then."""
+
+    kind: ClassVar[str] = "fault_failed"
+    fault: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStateChanged(Event):
+    """A host's server as the experimenter sees it.
+
+    ``state`` is ``starting``, ``ready``, ``serving``, ``stopped``, ``killed`` (a fault's work) or ``dead`` (an end that
+    nobody ordered).
+    """
+
+    kind: ClassVar[str] = "host_state"
+    host: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaProbed(Event):
+    """A host computed its stage so many times back to back, under the quota that it then had (real seconds)."""
+
+    kind: ClassVar[str] = "quota_probed"
+    host: str
+    runs: int
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaFitted(Event):
+    """A host's quota was set anew, as a share of a core: what gives it its declared share's speed on this machine."""
+
+    kind: ClassVar[str] = "quota_fitted"
+    host: str
+    declared_cpu_share: float
+    quota_cpu_share: float
+    service_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSample(Event):
+    """A host's control group at an instant; all but ``memory_bytes`` and ``cpu_share`` count up from its creation.
+
+    ``cpu_share`` is the limit in force, as a share of one core; None without a limit.
+    """
+
+    kind: ClassVar[str] = "host_sample"
+    host: str
+    cpu_usage_s: float
+    throttled_s: float
+    nr_throttled: int
+    memory_bytes: int
+    oom_kills: int
+    cpu_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSample(Event):
+    """One direction of a link at an instant; ``sent_bytes`` and ``drops`` count up, ``rate_bps`` is the limit now."""
+
+    kind: ClassVar[str] = "link_sample"
+    link: str
+    source: str
+    target: str
+    sent_bytes: int
+    drops: int
+    backlog_bytes: int
+    rate_bps: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRateChanged(Event):
+    """A trace has changed the rate of one direction of a link, as read back; ``due_s`` is when it should have."""
+
+    kind: ClassVar[str] = "link_rate_changed"
+    link: str
+    source: str
+    rate_bps: float
+    due_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSample(Event):
+    """The machine beneath the emulation at an instant, from :mod:`runner.machine_load`; all count up, in CPU seconds.
+
+    ``pressure_s`` is wall time in which some task waited for a CPU; None where the kernel does not tell.
+    """
+
+    kind: ClassVar[str] = "machine_sample"
+    busy_s: float
+    idle_s: float
+    steal_s: float
+    pressure_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulingSample(Event):
+    """How late the sentinel woke up in a second that began at ``began_s``: one figure a wake-up, in milliseconds."""
+
+    kind: ClassVar[str] = "scheduling_sample"
+    began_s: float
+    lateness_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check(Event):
+    """One comparison of what was asked of the emulation with what it did.
+
+    Attributes:
+        check: What is compared, with its unit at the end: ``rate_before_mbit_s``.
+        subject: Of what: a link's direction, a host, a fault, ``machine``.
+        requested: The value asked for, or the bound; None for a row that only informs.
+        measured: The value found.
+        error_pct: The difference relative to ``requested``; None where that has no meaning.
+        ok: Whether it is within its bar.
+        unit: The unit of both values, for people.
+        level: What this check alone makes of the run: ``valid``, ``suspect`` or ``invalid``.
+        detail: The reason in words, for a check that is not ok.
+    """
+
+    kind: ClassVar[str] = "check"
+    check: str
+    subject: str
+    requested: float | None
+    measured: float
+    error_pct: float | None
+    ok: bool
+    unit: str
+    level: str = "valid"
+    detail: str = ""
+
+
+EXPERIMENTER_EVENTS: tuple[type[Event], ...] = (
+    RunStarted,
+    RunEnded,
+    FaultScheduled,
+    FaultStarted,
+    FaultEffective,
+    FaultHealed,
+    FaultFailed,
+    HostStateChanged,
+    QuotaProbed,
+    QuotaFitted,
+    HostSample,
+    LinkSample,
+    LinkRateChanged,
+    MachineSample,
+    SchedulingSample,
+    Check,
+)
+EVENT_TYPES: dict[str, type[Event]] = {**system.EVENT_TYPES, **{cls.kind: cls for cls in EXPERIMENTER_EVENTS}}
+
+Listener = Callable[[Event], None]
+"""Told of each event, in order, by the thread that appends it: must return at once."""
+
+
+def event_from_json(line: str | bytes) -> Event:
+    """The event of a line of ``events.jsonl``.
+
+    Raises:
+        ValueError: If the line is no event.
+    """
+    event = system.from_json(line, EVENT_TYPES)
+    lists: dict[str, Any] = {
+        field.name: tuple(value)
+        for field in dataclasses.fields(event)
+        if isinstance(value := getattr(event, field.name), list)
+    }
+    return dataclasses.replace(event, **lists) if lists else event
+
+
+def read_events(path: Path) -> tuple[Event, ...]:
+    """All events of a file that a :class:`History` wrote, in its order.
+
+    A last line without its end is what a dying runner leaves; it is skipped.
+
+    Raises:
+        UsageError: If the file can't be read, or a whole line is no event.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: can't read the history: {error.strerror}", remedy="Name the folder of a run."
+        ) from error
+    events = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            events.append(event_from_json(line))
+        except ValueError as error:
+            raise UsageError(f"{path}:{number}: {error}", remedy="Name the folder of a run of this version.") from error
+    return tuple(events)
+
+
+class History:
+    """Append-only, safe to use from any thread, written through to a file.
+
+    Appending never raises for a full disk, because the caller may be any thread: the first failure is kept, the events
+    stay in memory, and :meth:`raise_if_failed` (the runner calls it as it goes) tells of it.
+
+    Args:
+        path: The file to append to, made if missing; None keeps the history in memory alone.
+        events: What to start with; not written again.
+    """
+
+    def __init__(self, path: Path | None = None, events: Iterable[Event] = ()) -> None:
+        self._events: list[Event] = list(events)
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
+        self._failure: OSError | None = None
+        self._path = path
+        self._fd: int | None = None
+        if path is not None:
+            try:
+                self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise _unwritable(path, error) from error
+
+    @classmethod
+    def load(cls, path: Path) -> History:
+        """The history of a finished (or dead) run, in memory alone.
+
+        Raises:
+            UsageError: As :func:`read_events`.
+        """
+        return cls(events=read_events(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._events)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All events so far, in the order in which they were told (``t_s`` may be slightly out of order)."""
+        with self._lock:
+            return tuple(self._events)
+
+    def append(self, event: Event) -> None:
+        """Keep the event, write it, then tell the listeners; a :class:`~testbed.serving.events.Reporter`.
+
+        A listener that raises is told of nothing more, and a note in the history says why.
+        """
+        with self._lock:
+            self._events.append(event)
+            self._write(event)
+            for listener in tuple(self._listeners):
+                try:
+                    listener(event)
+                except Exception as error:  # the run must survive its display
+                    self._listeners.remove(listener)
+                    self.append(Note(t_s=event.t_s, source="history", text=f"a listener failed: {error!r}"))
+
+    __call__ = append
+
+    def listen(self, listener: Listener) -> None:
+        """Tell the listener of all events from now on."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def raise_if_failed(self) -> None:
+        """Say so if an event could not be written.
+
+        Raises:
+            MachineError: With the file and the reason.
+        """
+        with self._lock:
+            if self._failure is not None and self._path is not None:
+                raise _unwritable(self._path, self._failure) from self._failure
+
+    def close(self) -> None:
+        """Close the file; the events stay readable."""
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def _write(self, event: Event) -> None:
+        if self._fd is None or self._failure is not None:
+            return
+        data = memoryview((system.to_json(event) + "\n").encode())
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            self._failure = error
+
+
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    return MachineError(
+        f"{path}: can't write the history: {error.strerror}",
+        remedy="Free some space, or choose another folder with --results.",
+    )

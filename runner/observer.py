@@ -1,0 +1,99 @@
+"""Hears the events of all processes of a run and lets the runner wait for one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from runner.history import History, event_from_json
+from testbed.errors import ExperimentError
+from testbed.serving.events import Event, Note, now_s
+
+MAX_EVENT_BYTES = 1 << 20
+BUFFER_BYTES = 4 << 20
+SO_SNDBUFFORCE = 32
+"""asm-generic/socket.h; like SO_SNDBUF, above the machine's limit."""
+
+
+class Observer:
+    """Reads the events' socket into the history on a thread of its own.
+
+    Attributes:
+        writing_end: The socket that every process of the system is given.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._reading_end, self.writing_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # A burst of events must not hold up the system under test; the default holds some hundred.
+        with contextlib.suppress(PermissionError):
+            self.writing_end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER_BYTES)
+        self._thread = threading.Thread(target=self._read, name="observer", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Stop once everything that was sent is in the history; the processes must have ended before."""
+        self.writing_end.close()
+        self._thread.join(timeout_s)
+        self._reading_end.close()
+
+    def _read(self) -> None:
+        while data := self._reading_end.recv(MAX_EVENT_BYTES):
+            try:
+                self._history.append(event_from_json(data))
+            except ValueError as error:
+                self._history.append(Note(t_s=now_s(), source="observer", text=f"not an event: {error}"))
+
+
+class Watch:
+    """Waits until events have satisfied a condition, or something has made that impossible."""
+
+    def __init__(self, history: History) -> None:
+        self._changed = threading.Condition()
+        self._events = list(history.events)
+        self._failure: str | None = None
+        history.listen(self._listen)
+
+    def _listen(self, event: Event) -> None:
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify_all()
+
+    def fail(self, reason: str) -> None:
+        """Make every wait, now and later, raise."""
+        with self._changed:
+            self._failure = self._failure or reason
+            self._changed.notify_all()
+
+    def wait(self, satisfied: Callable[[Event], bool], count: int, timeout_s: float, what: str) -> list[Event]:
+        """Wait for ``count`` events that satisfy; those of the past count too.
+
+        Raises:
+            ExperimentError: If they don't come in time, or the run has failed meanwhile.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        seen = 0
+        found: list[Event] = []
+        with self._changed:
+            while True:
+                found += [event for event in self._events[seen:] if satisfied(event)]
+                seen = len(self._events)
+                if len(found) >= count:
+                    return found
+                if self._failure is not None:
+                    raise ExperimentError(f"while waiting for {what}: {self._failure}")
+                if not self._changed.wait(deadline_s - time.monotonic()) and seen == len(self._events):
+                    raise ExperimentError(f"{what} didn't happen within {timeout_s:.0f} s")

@@ -1,0 +1,142 @@
+"""What each process of the system under test is started with, and the files that it is given.
+
+A process knows what is in its configuration and what it hears on the emulated network, nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from runner.preparation import Prepared
+from testbed.serving.auth import new_token
+from testbed.serving.package import Package, write_package
+from testbed.serving.patience import Patience
+from testbed.serving.process import problem_to_json
+from testbed.spec.workload import ClosedWorkload, OpenWorkload
+
+PORT = 7000
+"""Where every server of the emulated cluster listens; each host has an address of its own."""
+
+
+class Outfit:
+    """Configurations as plain data, for one run.
+
+    Args:
+        prepared: Model, problem and first plan.
+        work: A folder of the run's own for the files.
+
+    Attributes:
+        package: Folder of the model, as the dispatcher holds it; made by :meth:`write_model`.
+    """
+
+    def __init__(self, prepared: Prepared, work: Path) -> None:
+        self._prepared = prepared
+        self._experiment = prepared.emulated.experiment
+        self._network = prepared.emulated.network
+        self._work = work
+        self._token = new_token()
+        self._patience = dataclasses.asdict(Patience.scaled(prepared.experiment.compute.time_scale))
+        self.package = work / "model"
+
+    @cached_property
+    def patience_s(self) -> float:
+        """Time enough for every weight of the plan to cross its path, one after the other, threefold, and to spare."""
+        problem, plan = self._prepared.emulated.problem, self._prepared.plan
+        transfer_s = sum(
+            stage.weights_bytes * 8 / problem.paths[problem.dispatcher, stage.host].rate_bps for stage in plan.stages
+        )
+        return 30.0 + 3 * transfer_s
+
+    def write_model(self) -> None:
+        """Write the model for the dispatcher, and for whoever measures its stages."""
+        write_package(self._prepared.graph, self.package)
+
+    def node(self, host: str) -> dict[str, Any]:
+        """Configuration of a partition server; makes its storage, with its weights in it where they are prestaged."""
+        store = self._work / "storage" / host
+        store.mkdir(parents=True)
+        if self._experiment.placement.deploy == "prestaged":
+            self._prestage(host, store)
+        return {
+            "host": host,
+            "address": self._address(host),
+            "dispatcher": self._address(self._experiment.dispatcher),
+            "token": self._token,
+            "store": str(store),
+            "storage_bytes": self._experiment.hosts[host].storage_bytes,
+            "heartbeat_s": self._experiment.recovery.heartbeat_s,
+            "patience": self._patience,
+            "calibration": self._calibration(host),
+        }
+
+    def dispatcher(self) -> dict[str, Any]:
+        """Configuration of the dispatcher."""
+        experiment, workload = self._experiment, self._experiment.workload
+        return {
+            "host": experiment.dispatcher,
+            "address": self._address(experiment.dispatcher),
+            "nodes": {host: self._address(host) for host in experiment.workers},
+            "token": self._token,
+            "package": str(self.package),
+            "survey": problem_to_json(self._prepared.emulated.problem),
+            "strategy": experiment.placement.strategy,
+            "first_plan": [
+                {"host": stage.host, "first": stage.first, "last": stage.last} for stage in self._prepared.plan.stages
+            ],
+            "heartbeat_s": experiment.recovery.heartbeat_s,
+            "misses": experiment.recovery.misses,
+            "window": workload.in_flight,
+            "patience": self._patience,
+            "queue": workload.queue if isinstance(workload, OpenWorkload) else workload.in_flight,
+        }
+
+    def client(self) -> dict[str, Any]:
+        """Configuration of the client; writes the inputs and their right answers."""
+        experiment, workload = self._experiment, self._experiment.workload
+        samples = self._work / "samples.safetensors"
+        self._prepared.samples.save(samples)
+        return {
+            "dispatcher": self._address(experiment.dispatcher),
+            "token": self._token,
+            "samples": str(samples),
+            "distinct": len(self._prepared.samples.inputs),
+            "duration_s": workload.duration_s,
+            "drain_s": self.patience_s,
+            "in_flight": workload.in_flight if isinstance(workload, ClosedWorkload) else None,
+            "rate_rps": workload.rate_rps if isinstance(workload, OpenWorkload) else None,
+            "arrivals": workload.arrivals if isinstance(workload, OpenWorkload) else "poisson",
+            "deadline_s": workload.deadline_s,
+            "seed": experiment.seed,
+            "patience": self._patience,
+        }
+
+    def _address(self, host: str) -> tuple[str, int]:
+        return self._network.address(host), PORT
+
+    def _calibration(self, host: str) -> dict[str, Any] | None:
+        """What a worker needs to hold its results back; None where what runs is limited instead."""
+        compute = self._experiment.compute
+        if compute.mode != "calibrated":
+            return None
+        outputs = self._work / "outputs"
+        outputs.mkdir(exist_ok=True)
+        return {
+            "op_seconds": self._prepared.op_seconds,
+            "speed": self._experiment.hosts[host].share,
+            "noise": compute.noise,
+            "seed": zlib.crc32(f"{self._experiment.seed}/{host}".encode()),
+            "verify_every": compute.verify_every,
+            "outputs": str(outputs),
+        }
+
+    def _prestage(self, host: str, store: Path) -> None:
+        """Put a stage's weights on a host's disk, as an image would."""
+        package = Package(self.package)
+        for stage in self._prepared.plan.stages:
+            if stage.host == host:
+                for chunk_id in package.parcel(stage.first_op, stage.last_op).chunk_ids:
+                    (store / chunk_id).write_bytes(package.chunk(chunk_id))

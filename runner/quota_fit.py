@@ -1,0 +1,145 @@
+"""Quotas that give a host the speed that was declared, as measured on this machine, now.
+
+``cpu: 0.1`` means a tenth of the speed of a core. A quota of a tenth of its time gives less: after each pause a process
+finds its caches cold, and does the same work in more CPU time (:mod:`runner.limits`). By how much depends on the stage,
+the share, the period, and on what else runs, so no factor could be kept from another day. Before the workload each
+worker therefore computes its stage of the first plan, all workers at once, under the very quotas that they will have;
+each quota is then multiplied by (measured time ÷ declared time), three times over. What the emulated hosts feel
+is the declared speed; what the machine pays is the quota. Where the quotas together would be more than the machine has,
+the corrections are cut to what there is.
+
+Two other ways were measured and rejected. Longer periods alone bring the mean near the declared one, but make a stage
+whose service time is not many periods bimodal (90th percentile over median 1.4 to 10 at 100 ms). A constant factor for
+each share is off by as much as it corrects: the same stage at the same quota took 1.11 and 1.44 times its time within
+a minute, depending on what else the machine did.
+
+The fit can't follow a load that changes later. The verdict compares what the stages took (``service_time_ms``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed.emulation.cgroups import CpuLimit
+from testbed.model.chunks import WeightAssembler
+from testbed.model.executor import StageExecutor
+from testbed.model.program import DTYPES, StageProgram, TensorSpec
+from testbed.serving.allocator import keep_freed_memory
+from testbed.serving.events import now_s
+from testbed.serving.package import Package
+from testbed.serving.process import reporter
+
+ROUNDS = 3
+LEAST_S, MOST_S = 1.5, 20.0
+LEAST_RUNS, MOST_RUNS = 4, 200
+WARM_UPS = 2
+LOWEST_FACTOR, HIGHEST_FACTOR = 0.6, 2.5
+"""A factor beyond these tells of a disturbance while it was measured, not of the quota."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a host computed its stage: so many runs, back to back, in so much time."""
+
+    runs: int
+    took_s: float
+
+    @property
+    def service_s(self) -> float:
+        """Mean time of a run."""
+        return self.took_s / self.runs
+
+
+def corrected(limit: CpuLimit, share: float, wanted_s: float, pace: Pace) -> CpuLimit:
+    """The quota that should give a host its declared speed.
+
+    Args:
+        limit: The quota under which it was measured.
+        share: The declared share.
+        wanted_s: What a run takes at that share.
+        pace: What it took.
+    """
+    factor = limit.share / share * pace.service_s / wanted_s
+    factor = min(max(factor, LOWEST_FACTOR), HIGHEST_FACTOR)
+    # A share that is lowered may not bring the quota below what the kernel takes.
+    return CpuLimit(max(share * factor, 1.001e-3 / limit.period_s), limit.period_s)
+
+
+def within(limits: Mapping[str, CpuLimit], declared: Mapping[str, float], cores: float) -> dict[str, CpuLimit]:
+    """Quotas that sum to what the machine has; what exceeds it is taken from the corrections, never from the shares.
+
+    Hosts whose correction is cut are slower than declared, which the verdict tells.
+    """
+    extra = sum(max(0.0, limit.share - declared[host]) for host, limit in limits.items())
+    room = max(0.0, cores - sum(min(limit.share, declared[host]) for host, limit in limits.items()))
+    if extra <= room:
+        return dict(limits)
+    return {
+        host: CpuLimit(min(limit.share, declared[host]) + max(0.0, limit.share - declared[host]) * room / extra, period)
+        for host, limit in limits.items()
+        for period in (limit.period_s,)
+    }
+
+
+def pace_of(run: Callable[[], object], service_s: float, clock: Callable[[], float] = time.monotonic) -> Pace:
+    """Run a stage back to back for long enough to tell its mean.
+
+    Args:
+        run: Computes it once.
+        service_s: What it is expected to take, which bounds the time that this may take.
+        clock: In seconds.
+    """
+    most_s = max(MOST_S, LEAST_RUNS * service_s)
+    for _ in range(WARM_UPS):
+        run()
+    started_s = ended_s = clock()
+    runs = 0
+    while runs < MOST_RUNS and (ended_s - started_s < LEAST_S or (runs < LEAST_RUNS and ended_s - started_s < most_s)):
+        run()
+        runs += 1
+        ended_s = clock()
+    return Pace(runs, ended_s - started_s)
+
+
+def stage_executor(package: Package, first_op: int, last_op: int) -> StageExecutor:
+    """A stage with its weights, as a node would hold it."""
+    parcel = package.parcel(first_op, last_op)
+    weights = WeightAssembler(parcel.manifest)
+    for chunk_id in weights.missing:
+        weights.add(chunk_id, package.chunk(chunk_id))
+    return StageExecutor(StageProgram.from_json(parcel.program), weights.tensors())
+
+
+def example(specs: tuple[TensorSpec, ...], seed: int = 0) -> list[torch.Tensor]:
+    """Inputs of a stage's shapes: random where they are numbers, because zeros and subnormals compute differently."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(spec.shape, generator=generator).to(dtype)
+        if (dtype := DTYPES[spec.dtype]).is_floating_point
+        else torch.ones(spec.shape, dtype=dtype)
+        for spec in specs
+    ]
+
+
+def main(config: Mapping[str, Any], fds: list[int]) -> None:
+    """Entry of the measuring process, which is in the host's cgroup.
+
+    Args:
+        config: ``host``, ``package`` (folder of the model), ``first_op``, ``last_op``, ``service_s``.
+        fds: The socket for events.
+    """
+    from runner.history import QuotaProbed
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    executor = stage_executor(Package(Path(config["package"])), config["first_op"], config["last_op"])
+    inputs = example(executor.program.inputs)
+    with torch.inference_mode():
+        pace = pace_of(lambda: executor.run(inputs), config["service_s"])
+    reporter(fds)(QuotaProbed(t_s=now_s(), host=config["host"], runs=pace.runs, took_s=pace.took_s))

@@ -1,0 +1,153 @@
+"""The timeline: faults compiled to flat, ordered steps and executed against absolute deadlines."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runner.faults import Fault, Lab
+from runner.history import FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
+from runner.promptness import act_promptly
+from testbed.errors import TestbedError
+from testbed.serving.events import Reporter
+
+Clock = Callable[[], float]
+Wait = Callable[[float], bool]
+"""Waits for so many seconds; returns True as soon as the timeline is to stop."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Step:
+    """One thing to do: ``due_s`` from the start of the workload, to inject or to heal which fault."""
+
+    due_s: float
+    fault: int
+    heals: bool
+
+
+def compile_steps(faults: Sequence[Fault]) -> tuple[Step, ...]:
+    """All steps in the order of execution; of two at the same instant, the earlier fault's comes first."""
+    steps = [Step(fault.at_s, number, heals=False) for number, fault in enumerate(faults)]
+    steps += [
+        Step(fault.at_s + fault.for_s, number, heals=True)
+        for number, fault in enumerate(faults)
+        if fault.for_s is not None
+    ]
+    return tuple(sorted(steps))
+
+
+class Timeline:
+    """Executes the faults of a run and tells the history what was due, begun, in force and healed.
+
+    Args:
+        faults: In the order of the file; their places are their numbers.
+        lab: What they act on.
+        report: The history.
+        clock: The shared monotonic clock.
+    """
+
+    def __init__(self, faults: Sequence[Fault], lab: Lab, report: Reporter, clock: Clock) -> None:
+        self._faults = tuple(faults)
+        self._steps = compile_steps(faults)
+        self._lab = lab
+        self._report = report
+        self._clock = clock
+        self._in_force: set[int] = set()
+        self._unconfirmed: queue.SimpleQueue[tuple[int, float, Callable[[], str]] | None] = queue.SimpleQueue()
+        self._confirmer: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def announce(self, zero_s: float) -> None:
+        """Tell the history what is due when."""
+        for number, fault in enumerate(self._faults):
+            self._report(
+                FaultScheduled(
+                    t_s=self._clock(),
+                    fault=number,
+                    verb=fault.verb,
+                    target=fault.target,
+                    due_s=zero_s + fault.at_s,
+                    heal_due_s=None if fault.for_s is None else zero_s + fault.at_s + fault.for_s,
+                    hosts=fault.hosts,
+                    links=fault.links,
+                    ends=fault.ends,
+                    detail=fault.detail,
+                )
+            )
+
+    def start(self, zero_s: float) -> None:
+        """Execute all steps on a thread of their own."""
+        # Begun now: to begin a thread is to wait until it runs, which takes its time on a busy machine.
+        self._confirmer = threading.Thread(target=self._confirm, name="timeline confirmations")
+        self._confirmer.start()
+        self._thread = threading.Thread(target=self._execute_promptly, args=(zero_s,), name="timeline")
+        self._thread.start()
+
+    def _execute_promptly(self, zero_s: float) -> None:
+        act_promptly()
+        self.execute(zero_s, self._stop.wait)
+
+    def execute(self, zero_s: float, wait: Wait) -> None:
+        """Execute all steps on the calling thread; ends early when ``wait`` says so."""
+        for step in self._steps:
+            while (gap_s := zero_s + step.due_s - self._clock()) > 0:
+                if wait(gap_s):
+                    return
+            if self._stop.is_set():
+                return
+            if step.heals:
+                self._heal(step.fault)
+            else:
+                self._inject(step.fault)
+
+    def finish(self) -> None:
+        """Stop, and heal whatever is still in force; always called at the end of a run."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._unconfirmed.put(None)
+        if self._confirmer is None:
+            self._confirm()
+        else:
+            self._confirmer.join()
+            self._confirmer = None
+        for number in sorted(self._in_force):
+            self._heal(number)
+
+    def _inject(self, number: int) -> None:
+        self._report(FaultStarted(t_s=self._clock(), fault=number))
+        self._in_force.add(number)
+        try:
+            found = self._faults[number].inject(self._lab)
+        except TestbedError as error:
+            self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
+        else:
+            if found.confirm is None:
+                self._report(FaultEffective(t_s=found.t_s, fault=number, detail=found.detail))
+                return
+            self._unconfirmed.put((number, found.t_s, found.confirm))
+
+    def _confirm(self) -> None:
+        while (waiting := self._unconfirmed.get()) is not None:
+            number, t_s, confirm = waiting
+            try:
+                detail = confirm()
+            except TestbedError as error:
+                self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
+            else:
+                self._report(FaultEffective(t_s=t_s, fault=number, detail=detail))
+
+    def _heal(self, number: int) -> None:
+        if number not in self._in_force:
+            return
+        self._in_force.discard(number)
+        try:
+            detail = self._faults[number].heal(self._lab)
+        except TestbedError as error:
+            self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
+        else:
+            if detail is not None:
+                self._report(FaultHealed(t_s=self._clock(), fault=number, detail=detail))

@@ -1,0 +1,1 @@
+"""Emulated edge clusters for distributed DNN inference."""

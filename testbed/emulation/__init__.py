@@ -1,0 +1,1 @@
+"""The emulated cluster: Mininet hosts, shaped links, limits, the nursery, and what undoes them."""

@@ -1,0 +1,1 @@
+"""Models: loading, export to a graph, cuts, costs and stage programs."""

@@ -1,0 +1,101 @@
+"""What lies between the cuts of a model: a row for each segment."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from testbed.model.costs import analyse, chain
+from testbed.model.graph import ModelGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Operations between two neighbouring cuts, and the cut behind them.
+
+    Attributes:
+        first_op, last_op: The operations ``first_op..last_op-1``; the cut is behind ``last_op`` operations.
+        behind: The last operation's name, and its module where that is known.
+        tensors, cut_bytes: What crosses the cut behind it; at the model's end, its outputs.
+        weight_bytes: Of the weights that it reads.
+        flops: Floating-point operations of its convolutions and matrix products, two for a multiply-add.
+        moved_bytes: Bytes that its operations read and write.
+        activation_bytes: Most bytes of inputs and results that are alive at once.
+        compute_s: Seconds on one core.
+    """
+
+    first_op: int
+    last_op: int
+    behind: str
+    tensors: int
+    cut_bytes: int
+    weight_bytes: int
+    flops: int
+    moved_bytes: int
+    activation_bytes: int
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """A model in segments.
+
+    Attributes:
+        segments: In order.
+        operations: Of the whole model.
+        cuts, single_tensor_cuts: All places to cut between operations, and those that one tensor crosses.
+        weight_bytes: Of the whole model; weights that several segments read count once.
+        analytic: Whether the seconds are counted, not measured.
+    """
+
+    segments: tuple[Segment, ...]
+    operations: int
+    cuts: int
+    single_tensor_cuts: int
+    weight_bytes: int
+    analytic: bool
+
+
+def take_inventory(
+    graph: ModelGraph, op_seconds: Sequence[float], *, every: bool = False, analytic: bool = False
+) -> Inventory:
+    """The segments between cuts.
+
+    Args:
+        graph: The model.
+        op_seconds: Seconds of each operation.
+        every: Cut behind every operation; otherwise at the cuts that planners choose among, which one tensor crosses.
+        analytic: Whether the seconds are counted.
+    """
+    end = len(graph.ops)
+    costs = analyse(graph)
+    cuts = graph.cuts()
+    boundaries = tuple(range(end + 1)) if every else chain(graph, op_seconds).boundary_ops
+    segments = []
+    for first, last in itertools.pairwise(boundaries):
+        op = graph.ops[last - 1]
+        segments.append(
+            Segment(
+                first_op=first,
+                last_op=last,
+                behind=f"{op.name} ({op.module})" if op.module else op.name,
+                tensors=len(cuts[last].tensors),
+                cut_bytes=cuts[last].bytes,
+                weight_bytes=sum(graph.values[value].bytes for value in graph.stage_values(first, last)),
+                flops=sum(cost.flops for cost in costs[first:last]),
+                moved_bytes=sum(cost.bytes for cost in costs[first:last]),
+                activation_bytes=graph.peak_activation_bytes(first, last),
+                compute_s=math.fsum(op_seconds[first:last]),
+            )
+        )
+    inner = cuts[1:-1]
+    return Inventory(
+        tuple(segments),
+        end,
+        len(inner),
+        sum(len(cut.tensors) == 1 for cut in inner),
+        sum(tensor.nbytes for tensor in graph.weights.values()),
+        analytic,
+    )

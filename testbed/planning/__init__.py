@@ -1,0 +1,1 @@
+"""The planning problem, the strategies that solve it, and the plan."""

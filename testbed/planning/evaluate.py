@@ -1,0 +1,163 @@
+"""What a decision costs, recomputed from the data alone.
+
+Every strategy ends here, so that no strategy's own shortcuts (prefix sums, tolerances, bounds) reach a plan's figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from testbed.planning.energy import compute_energy_j, transfer_energy_j
+from testbed.planning.plan import Assignment, Plan, Stage
+from testbed.planning.problem import Path, Problem, Worker
+from testbed.units import format_size
+
+
+def stage_weights_bytes(problem: Problem, first: int, last: int) -> int:
+    """Bytes of weights of segments ``first..last-1``; what they take of a host's storage."""
+    return sum(problem.chain.weight_bytes[first:last])
+
+
+def stage_memory_bytes(problem: Problem, worker: Worker, first: int, last: int) -> int:
+    """Bytes that segments ``first..last-1`` take on a host: weights, peak live activations, the server's overhead."""
+    activations = max(problem.chain.activation_bytes[first:last], default=0)
+    return stage_weights_bytes(problem, first, last) + activations + worker.overhead_bytes
+
+
+def route(problem: Problem, assignments: Sequence[Assignment]) -> tuple[tuple[str, str], ...]:
+    """The ``(source, target)`` pairs that a request crosses: into every stage, then back to the dispatcher."""
+    hosts = [problem.dispatcher, *(assignment.host for assignment in assignments), problem.dispatcher]
+    return tuple(itertools.pairwise(hosts))
+
+
+def usable_path(problem: Problem, source: str, target: str) -> Path | None:
+    """The path between two hosts, or None where they can't talk (no path, or a rate of zero)."""
+    path = problem.paths.get((source, target))
+    return path if path is not None and path.rate_bps > 0 else None
+
+
+def _structure(problem: Problem, assignments: Sequence[Assignment]) -> Iterator[str]:
+    """Faults that leave a decision without a cost."""
+    if not assignments:
+        yield "there is no stage"
+        return
+    names = {worker.name for worker in problem.workers}
+    expected = 0
+    for index, assignment in enumerate(assignments):
+        if assignment.host not in names:
+            yield f"stage {index} is on {assignment.host}, which is no worker"
+        if assignment.first != expected:
+            yield f"stage {index} starts at boundary {assignment.first}, where {expected} is due"
+        if assignment.last <= assignment.first:
+            yield f"stage {index} is empty"
+        expected = assignment.last
+    if expected != problem.chain.segments:
+        yield f"the last stage ends at boundary {expected}, the model at {problem.chain.segments}"
+    for source, target in route(problem, assignments):
+        if source != target and usable_path(problem, source, target) is None:
+            yield f"{source} can't reach {target}"
+
+
+def violations(problem: Problem, assignments: Sequence[Assignment]) -> tuple[str, ...]:
+    """Every broken constraint in words; empty for a legal decision."""
+    found = list(_structure(problem, assignments))
+    workers = {worker.name: worker for worker in problem.workers}
+    seen: set[str] = set()
+    for index, assignment in enumerate(assignments):
+        host = assignment.host
+        if host in seen:
+            found.append(f"{host} holds more than one stage")
+        seen.add(host)
+        worker = workers.get(host)
+        if worker is None:
+            continue
+        memory = stage_memory_bytes(problem, worker, assignment.first, assignment.last)
+        if worker.memory_bytes is not None and memory > worker.memory_bytes:
+            found.append(
+                f"stage {index} needs {format_size(memory)} of memory, {host} has {format_size(worker.memory_bytes)}: "
+                f"short by {format_size(memory - worker.memory_bytes)}"
+            )
+        storage = stage_weights_bytes(problem, assignment.first, assignment.last)
+        if worker.storage_bytes is not None and storage > worker.storage_bytes:
+            found.append(
+                f"stage {index} needs {format_size(storage)} of storage, {host} has "
+                f"{format_size(worker.storage_bytes)}: short by {format_size(storage - worker.storage_bytes)}"
+            )
+    if problem.max_stages is not None and len(assignments) > problem.max_stages:
+        found.append(f"{len(assignments)} stages, {problem.max_stages} are allowed")
+    return tuple(found)
+
+
+def evaluate(
+    problem: Problem,
+    assignments: Sequence[Assignment],
+    strategy: str,
+    lower_bound_s: float | None,
+    planning_s: float,
+    *,
+    latency_bound_s: float | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Cost a decision.
+
+    Memory, storage and ``max_stages`` are not enforced here (see ``violations``), so that a decision that breaks them
+    can still be shown.
+
+    Raises:
+        ValueError: If the decision has no cost: gaps, empty stages, unknown hosts, hosts that can't talk.
+    """
+    faults = list(_structure(problem, assignments))
+    if faults:
+        raise ValueError("; ".join(faults))
+    chain = problem.chain
+    workers = {worker.name: worker for worker in problem.workers}
+    legs = [problem.paths.get(pair, Path(math.inf)) for pair in route(problem, assignments)]
+    stages = tuple(
+        Stage(
+            index=index,
+            host=at.host,
+            first=at.first,
+            last=at.last,
+            first_op=chain.boundary_ops[at.first],
+            last_op=chain.boundary_ops[at.last],
+            weights_bytes=stage_weights_bytes(problem, at.first, at.last),
+            memory_bytes=stage_memory_bytes(problem, workers[at.host], at.first, at.last),
+            compute_s=math.fsum(chain.compute_s[at.first : at.last]) / workers[at.host].speed,
+            transfer_bits=chain.boundary_bits[at.first],
+            link_s=chain.boundary_bits[at.first] / leg.rate_bps,
+        )
+        for index, (at, leg) in enumerate(zip(assignments, legs[:-1], strict=True))
+    )
+    return_bits = chain.boundary_bits[-1]
+    return_s = return_bits / legs[-1].rate_bps
+
+    times: list[tuple[float, str, int | None]] = []
+    for stage, (source, target) in zip(stages, route(problem, assignments)[:-1], strict=True):
+        times.append((stage.link_s, f"link {source} → {target}", stage.index))
+        times.append((stage.compute_s, f"compute on {stage.host}", stage.index))
+    times.append((return_s, f"link {stages[-1].host} → {problem.dispatcher}", None))
+    bottleneck_s, bottleneck, bottleneck_stage = max(times, key=lambda item: item[0])
+    sent_bits = [*(stage.transfer_bits for stage in stages), return_bits]
+    energies = [compute_energy_j(workers[stage.host], stage.compute_s) for stage in stages]
+    energies += [transfer_energy_j(leg, bits) for leg, bits in zip(legs, sent_bits, strict=True)]
+    prices = [workers[stage.host].price_per_s * stage.compute_s for stage in stages]
+    prices += [leg.price_per_bit * bits for leg, bits in zip(legs, sent_bits, strict=True)]
+
+    return Plan(
+        strategy=strategy,
+        stages=stages,
+        return_bits=return_bits,
+        return_s=return_s,
+        bottleneck_s=bottleneck_s,
+        bottleneck=bottleneck,
+        bottleneck_stage=bottleneck_stage,
+        latency_s=math.fsum([item[0] for item in times] + [leg.delay_s for leg in legs]),
+        lower_bound_s=lower_bound_s,
+        planning_s=planning_s,
+        energy_j=math.fsum(energies),
+        cost=math.fsum(prices),
+        latency_bound_s=latency_bound_s,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,1 @@
+"""The system under test: wire, partition servers, dispatcher, failure detection and recovery."""

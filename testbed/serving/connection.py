@@ -1,0 +1,248 @@
+"""Connections: one reader thread and one writer thread each, with bounded queues between them and the rest.
+
+A full queue blocks whoever feeds it, and so pushes back along the pipeline: that is how a slow stage slows its
+predecessors instead of filling their memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from testbed.errors import ProtocolError
+from testbed.serving.auth import Greeting, admit, greet
+from testbed.serving.events import now_s
+from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.patience import PATIENCE, Patience
+from testbed.serving.wire import Frame, Limits, receive_body, receive_header, send_frame
+
+CONNECT_ATTEMPTS = 3
+
+Sent = Callable[[Frame, float, float], None]
+"""Called by the writer after a frame with the times when its sending began and ended."""
+
+
+def prepare_socket(connection: socket.socket, patience: Patience) -> None:
+    """Settings of every connection: small frames leave at once, and a stalled one is given up."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(patience.stall_s)
+
+
+def connect(
+    address: tuple[str, int], token: str, greeting: Greeting, patience: Patience = PATIENCE
+) -> tuple[socket.socket, dict[str, Any]]:
+    """An authenticated connection to a peer, and what the peer told of itself.
+
+    A refused or lost first segment is tried again, a bounded number of times.
+
+    Raises:
+        ProtocolError: If the peer doesn't follow the protocol.
+        OSError: If the peer can't be reached.
+    """
+    for attempt in range(1, CONNECT_ATTEMPTS + 1):
+        try:
+            connection = socket.create_connection(address, timeout=patience.connect_s)
+        except TimeoutError:
+            if attempt == CONNECT_ATTEMPTS:
+                raise
+            continue
+        try:
+            prepare_socket(connection, patience)
+            return connection, dict(greet(connection, token, greeting, patience))
+        except BaseException:
+            connection.close()
+            raise
+    raise AssertionError("unreachable")
+
+
+class Arrival:
+    """A received frame, with when its transfer can have begun and when it was complete.
+
+    Attributes:
+        frame: The frame.
+        received_s: When its last byte was here.
+        transfer_s: How long its transfer occupied the path: from when the sender handed it over, or from the end of
+            the frame before it if that was later. None when this side had stopped reading meanwhile, as the time then
+            tells of the reader and not of the path.
+    """
+
+    __slots__ = ("frame", "received_s", "transfer_s")
+
+    def __init__(self, frame: Frame, received_s: float, transfer_s: float | None) -> None:
+        self.frame = frame
+        self.received_s = received_s
+        self.transfer_s = transfer_s
+
+
+def arrivals(connection: socket.socket, limits: Limits) -> Iterator[Arrival]:
+    """All frames of a connection until the peer closes it between two frames.
+
+    Raises:
+        ProtocolError: If what comes is no legal frame.
+        OSError: If the connection breaks or a frame stalls.
+    """
+    previous_s = 0.0
+    asked_s = now_s()
+    while (header := receive_header(connection, limits)) is not None:
+        began_s = now_s()
+        frame = receive_body(connection, header)
+        received_s = now_s()
+        handed_s = frame.meta.get("sent_s")
+        waited = began_s - asked_s > 1e-4
+        transfer_s = received_s - max(handed_s, previous_s) if waited and isinstance(handed_s, float) else None
+        previous_s = received_s
+        yield Arrival(frame, received_s, transfer_s)
+        asked_s = now_s()
+
+
+class Writer:
+    """Sends frames from a bounded mailbox on a thread of its own.
+
+    Every frame gets the time when its sending began as ``meta["sent_s"]``, from which its receiver learns how long the
+    transfer took.
+
+    Args:
+        connection: The socket; the writer shuts it down when sending fails, so that its reader notices too.
+        depth: How many frames may wait.
+        name: For the thread's name.
+        on_sent: Called after each frame, on the writer's thread.
+        on_error: Called once when sending failed, on the writer's thread.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        depth: int,
+        name: str,
+        on_sent: Sent | None = None,
+        on_error: Callable[[OSError], None] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._waiting: Mailbox[Frame | Iterable[Frame]] = Mailbox(depth)
+        self._on_sent = on_sent
+        self._on_error = on_error
+        threading.Thread(target=self._run, name=f"write {name}", daemon=True).start()
+
+    def put(self, item: Frame | Iterable[Frame]) -> None:
+        """Queue a frame, or frames that are made as they are sent; blocks while the queue is full.
+
+        Raises:
+            Closed: If the connection has gone.
+        """
+        self._waiting.put(item)
+
+    def offer(self, item: Frame | Iterable[Frame]) -> bool:
+        """Queue without blocking; tells whether there was room and the connection lives."""
+        return self._waiting.offer(item)
+
+    def close(self) -> None:
+        """Stop at once; frames that wait are dropped."""
+        self._waiting.close()
+        shut_down(self._connection)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                item = self._waiting.get()
+                for frame in (item,) if isinstance(item, Frame) else item:
+                    began_s = now_s()
+                    frame.meta = {**frame.meta, "sent_s": began_s}
+                    send_frame(self._connection, frame)
+                    if self._on_sent is not None:
+                        self._on_sent(frame, began_s, now_s())
+        except Closed:
+            pass
+        except OSError as error:
+            self.close()
+            if self._on_error is not None:
+                self._on_error(error)
+
+
+def shut_down(connection: socket.socket) -> None:
+    """End both directions, which wakes whoever reads or writes; closing alone would not."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+Serve = Callable[[socket.socket, Greeting], None]
+"""Serves one peer until it has gone; may raise OSError or ProtocolError."""
+
+
+class Listener:
+    """Accepts peers, each greeted and served on a thread of its own, so that a silent one holds up nobody.
+
+    Args:
+        address: Where to listen.
+        token: The run's token.
+        about: What admitted peers are told.
+        roles: Who serves a peer that greets with this role. The connection is closed afterwards, however that ends.
+        note: Told a line for people when a peer was turned away or its connection broke.
+        patience: How long to wait for a peer.
+        max_greetings: Peers that may be in their greeting at a time; more are turned away.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        token: str,
+        about: Mapping[str, Any],
+        roles: Mapping[str, Serve],
+        note: Callable[[str], None],
+        *,
+        patience: Patience = PATIENCE,
+        max_greetings: int = 64,
+    ) -> None:
+        self._socket = socket.create_server(address, backlog=128)
+        self._token = token
+        self._about = about
+        self._roles = roles
+        self._note = note
+        self._patience = patience
+        self._greetings = threading.BoundedSemaphore(max_greetings)
+        threading.Thread(target=self._accept, name="listen", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        shut_down(self._socket)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, peer = self._socket.accept()
+            except OSError:
+                return  # closed
+            if not self._greetings.acquire(blocking=False):
+                self._note(f"{peer[0]}: too many peers in their greeting")
+                connection.close()
+                continue
+            threading.Thread(target=self._meet, args=(connection, peer), name=f"peer {peer[0]}", daemon=True).start()
+
+    def _meet(self, connection: socket.socket, peer: tuple[str, int]) -> None:
+        who = peer[0]
+        try:
+            try:
+                prepare_socket(connection, self._patience)
+                greeting = admit(connection, self._token, self._about, self._patience)
+            finally:
+                self._greetings.release()
+            who = f"{greeting.role} connection of {greeting.name}"
+            serve = self._roles.get(greeting.role)
+            if serve is None:
+                raise ProtocolError("there is no such role")
+            serve(connection, greeting)
+        except (OSError, ProtocolError) as error:
+            self._note(f"{who}: {error}")
+        finally:
+            shut_down(connection)
+            connection.close()

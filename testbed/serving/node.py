@@ -1,0 +1,255 @@
+"""The partition server: what runs on every emulated host that may hold a stage.
+
+One control connection comes from the dispatcher and carries stages; one data connection comes from the stage before
+and carries tensors. Between them stand three threads with two bounded mailboxes: receive → compute → send. A slow
+next hop fills them and so stops the reading.
+
+A node serves one epoch at a time. Preparing a new one ends the old one first, because a small host has no memory for
+both; frames of any other epoch are dropped.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from testbed.errors import ProtocolError
+from testbed.model.executor import StageExecutor
+from testbed.serving.allocator import keep_freed_memory, release_freed_memory
+from testbed.serving.assembly import Assembly
+from testbed.serving.auth import Greeting
+from testbed.serving.computing import Stage, StageRun, computing_of
+from testbed.serving.connection import Arrival, Listener, Writer, arrivals, connect
+from testbed.serving.detector import Heart
+from testbed.serving.events import Note, OutputMismatch, Reporter, ServerListening, StageExecuted, now_s
+from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.process import NodeConfig, reporter
+from testbed.serving.store import ChunkStore
+from testbed.serving.wire import Frame, FrameKind, Limits
+
+INBOX_DEPTH = 2
+OUTBOX_DEPTH = 2
+SWITCH_INTERVAL_S = 5e-4
+NODE_LIMITS = Limits(meta_bytes=8 << 20, payload_bytes=1 << 30)
+
+
+@dataclass(slots=True)
+class Slot:
+    """The stage that a node serves in an epoch; ``index`` is its place in the pipeline."""
+
+    epoch: int
+    index: int
+    stage: Stage
+    writer: Writer | None = None
+
+
+@dataclass(slots=True)
+class Output(Frame):
+    """A frame on its way out, with what the experimenter (and nobody else) is told of how it came to be."""
+
+    computed: bool = True
+    overshoot_s: float | None = None
+
+
+class Node:
+    """A partition server; :meth:`run` serves until the process is killed."""
+
+    def __init__(self, config: NodeConfig, report: Reporter) -> None:
+        self._config = config
+        self._report = report
+        self._computing = computing_of(config.calibration, self._note)
+        self._store = ChunkStore(config.store, config.storage_bytes)
+        self._inbox: Mailbox[Arrival] = Mailbox(INBOX_DEPTH)
+        self._slot: Slot | None = None
+        self._control: Writer | None = None
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Listen, beat, and compute on the calling thread."""
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        # The heart must not wait its turn behind five milliseconds of Python, which are fifty on a tenth of a core.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        listener = Listener(
+            self._config.address,
+            self._config.token,
+            {"host": self._config.host},
+            {"control": self._serve_control, "data": self._serve_data},
+            self._note,
+            patience=self._config.patience,
+        )
+        Heart(self._config.token, self._config.host, self._config.dispatcher, self._config.heartbeat_s)
+        self._report(ServerListening(t_s=now_s(), host=self._config.host, port=listener.port))
+        with torch.inference_mode():
+            while True:
+                self._compute(self._inbox.get())
+
+    def _note(self, text: str) -> None:
+        self._report(Note(t_s=now_s(), source=self._config.host, text=text))
+
+    # Data ------------------------------------------------------------------------------------------------------------
+
+    def _serve_data(self, connection: socket.socket, greeting: Greeting) -> None:
+        for arrival in arrivals(connection, NODE_LIMITS):
+            if arrival.frame.kind is not FrameKind.DATA:
+                raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")
+            self._inbox.put(arrival)
+
+    def _compute(self, arrival: Arrival) -> None:
+        frame, slot = arrival.frame, self._slot
+        writer = None if slot is None else slot.writer  # the control thread may end the epoch at any moment
+        if slot is None or writer is None or frame.epoch != slot.epoch:
+            self._note(f"dropped request {frame.request_id} of epoch {frame.epoch}")
+            return
+        try:
+            ran = self._computing.run(slot.stage, frame, arrival.received_s)
+        except ProtocolError as error:
+            self._fail(slot.epoch, f"request {frame.request_id} failed in stage {slot.index}: {error}")
+            return
+        finished_s = now_s()
+        self._compare(slot, frame, ran)
+        hop = {
+            "host": self._config.host,
+            "stage": slot.index,
+            "bytes": frame.payload_bytes,
+            "transfer_s": arrival.transfer_s,
+            "received_s": arrival.received_s,
+            "compute_s": finished_s - ran.started_s,
+            "started_s": ran.started_s,
+            "finished_s": finished_s,
+        }
+        meta = {"tensors": ran.tensors, "hops": [*frame.meta.get("hops", ()), hop]}
+        output = Output(FrameKind.DATA, slot.epoch, frame.request_id, meta, ran.payload, ran.computed, ran.overshoot_s)
+        try:
+            writer.put(output)
+        except Closed:
+            self._note(f"request {frame.request_id} has nowhere to go: the next hop of epoch {slot.epoch} has gone")
+
+    def _compare(self, slot: Slot, frame: Frame, ran: StageRun) -> None:
+        if ran.mismatch:
+            host = self._config.host
+            self._note(f"stage {slot.index} computed another output for request {frame.request_id} than was kept")
+            self._report(
+                OutputMismatch(t_s=now_s(), id=frame.request_id, stage=slot.index, host=host, epoch=slot.epoch)
+            )
+
+    def _on_sent(self, frame: Frame, began_s: float, ended_s: float) -> None:
+        hop = frame.meta["hops"][-1]
+        self._report(
+            StageExecuted(
+                t_s=ended_s,
+                id=frame.request_id,
+                stage=hop["stage"],
+                host=self._config.host,
+                epoch=frame.epoch,
+                received_s=hop["received_s"],
+                started_s=hop["started_s"],
+                finished_s=hop["finished_s"],
+                sent_s=ended_s,
+                bytes_in=hop["bytes"],
+                bytes_out=frame.payload_bytes,
+                computed=not isinstance(frame, Output) or frame.computed,
+                overshoot_s=frame.overshoot_s if isinstance(frame, Output) else None,
+            )
+        )
+
+    # Control ---------------------------------------------------------------------------------------------------------
+
+    def _serve_control(self, connection: socket.socket, greeting: Greeting) -> None:
+        writer = Writer(connection, depth=16, name="control")
+        with self._lock:
+            previous, self._control = self._control, writer
+        if previous is not None:
+            previous.close()
+        assembly: Assembly | None = None
+        for arrival in arrivals(connection, NODE_LIMITS):
+            frame = arrival.frame
+            try:
+                match frame.kind:
+                    case FrameKind.PREPARE:
+                        assembly = self._prepare(frame, writer)
+                    case FrameKind.CHUNK if assembly is not None and frame.epoch == assembly.epoch:
+                        assembly.add(arrival)
+                    case FrameKind.CHUNK:
+                        continue  # of a deployment that a newer one has replaced
+                    case _:
+                        raise ProtocolError(f"{frame.kind.name} on a control connection")
+                if assembly is not None and assembly.complete:
+                    self._activate(assembly, writer)
+                    assembly = None
+            except (OSError, ProtocolError, RuntimeError) as error:
+                self._fail(frame.epoch, str(error))
+                assembly = None
+
+    def _prepare(self, frame: Frame, writer: Writer) -> Assembly | None:
+        """Start to put a stage together; None if the node holds that very stage already."""
+        self._retire()
+        assembly = Assembly(frame, self._store)
+        slot = self._slot
+        if slot is not None and slot.stage.digest == assembly.digest:
+            self._link(assembly, slot.stage.executor, {}, writer)
+            return None
+        self._slot = None
+        gc.collect()
+        release_freed_memory()
+        writer.put(Frame(FrameKind.WANT, assembly.epoch, meta={"chunks": assembly.begin()}))
+        return assembly
+
+    def _activate(self, assembly: Assembly, writer: Writer) -> None:
+        executor = StageExecutor(assembly.program, assembly.weights())
+        release_freed_memory()  # the chunks' buffers
+        # The first run of a stage takes several times as long as the others: kernels are chosen, memory is faulted in.
+        # A stage that says it is ready has that behind it.
+        executor.run([torch.zeros(spec.shape, dtype=spec.torch_dtype) for spec in assembly.program.inputs])
+        self._link(assembly, executor, assembly.received(), writer)
+
+    def _link(self, assembly: Assembly, executor: StageExecutor, received: Mapping[str, Any], writer: Writer) -> None:
+        """Connect to the next hop, then serve."""
+        greeting = Greeting("data", self._config.host, assembly.epoch)
+        try:
+            connection, _ = connect(assembly.next_address, self._config.token, greeting, self._config.patience)
+        except OSError as error:
+            self._fail(assembly.epoch, f"can't reach {assembly.next_host}: {error}", suspect=assembly.next_host)
+            return
+        stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest)
+        slot = Slot(assembly.epoch, assembly.stage, stage)
+        slot.writer = Writer(
+            connection,
+            depth=OUTBOX_DEPTH,
+            name=f"epoch {assembly.epoch}",
+            on_sent=self._on_sent,
+            on_error=lambda error: self._note(f"next hop of epoch {slot.epoch}: {error}"),
+        )
+        self._slot = slot
+        writer.put(Frame(FrameKind.READY, assembly.epoch, meta=received))
+
+    def _retire(self) -> None:
+        """End the current epoch's traffic; the stage itself stays until it is known whether it is needed."""
+        if self._slot is not None and self._slot.writer is not None:
+            self._slot.writer.close()
+            self._slot.writer = None
+
+    def _fail(self, epoch: int, reason: str, suspect: str | None = None) -> None:
+        """Tell the dispatcher that this epoch can't be served, and which host is to blame if not this one."""
+        self._note(f"epoch {epoch}: {reason}")
+        control = self._control
+        if control is not None:
+            meta = {"reason": reason[:500], "suspect": suspect or self._config.host}
+            control.offer(Frame(FrameKind.FAILED, epoch, meta=meta))
+
+
+def main(config: dict[str, Any], fds: list[int]) -> None:
+    """Entry of the server's process.
+
+    Args:
+        config: A :class:`NodeConfig` as JSON.
+        fds: The socket for events.
+    """
+    Node(NodeConfig.from_json(config), reporter(fds)).run()

@@ -1,0 +1,155 @@
+"""Timelines on a clock that is set by hand: minutes pass in no time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from runner.faults import Fault, InForce, Lab
+from runner.history import FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
+from runner.timeline import Step, Timeline, compile_steps
+from testbed.errors import MachineError
+from testbed.serving.events import Event
+
+
+class HandClock:
+    """Waiting moves it on; what is waited for is remembered."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.late_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def wait(self, duration_s: float) -> bool:
+        self.now_s += duration_s + self.late_s
+        return False
+
+
+@dataclass
+class NoLab:
+    """Records what faults did to it."""
+
+    done: list[str] = field(default_factory=list)
+
+    def kill_server(self, host: str) -> InForce:
+        self.done.append(f"kill {host}")
+        return InForce(0.0, "gone")
+
+    def set_link(self, link: str, *, rate_bps: int | None) -> None:
+        self.done.append(f"{link} {rate_bps}")
+
+
+class Named(Fault):
+    """Writes its name, or fails."""
+
+    def __init__(self, name: str, at_s: float, for_s: float | None = None, broken: bool = False) -> None:
+        self.verb, self.target, self.at_s, self.for_s, self.broken = "test", name, at_s, for_s, broken
+
+    def inject(self, lab: Lab) -> InForce:
+        if self.broken:
+            raise MachineError("no such luck")
+        lab.kill_server(f"{self.target} in")
+        return InForce(7.0, "in force")
+
+    def heal(self, lab: Lab) -> str | None:
+        lab.kill_server(f"{self.target} out")
+        return "as declared"
+
+
+def run(*faults: Fault, late_s: float = 0.0) -> tuple[list[str], list[Event], HandClock]:
+    clock, lab, events = HandClock(), NoLab(), list[Event]()
+    clock.late_s = late_s
+    timeline = Timeline(faults, lab, events.append, clock)
+    timeline.announce(1000.0)
+    timeline.execute(1000.0, clock.wait)
+    timeline.finish()
+    return lab.done, events, clock
+
+
+def test_steps_come_in_the_order_of_time_and_then_of_the_file() -> None:
+    steps = compile_steps([Named("a", 5, 3), Named("b", 2, 6), Named("c", 8)])
+    assert steps == (Step(2, 1, False), Step(5, 0, False), Step(8, 0, True), Step(8, 1, True), Step(8, 2, False))
+
+
+def test_each_fault_is_injected_and_healed_at_its_time() -> None:
+    done, events, clock = run(Named("a", 5, 3), Named("b", 2, 600))
+    assert done == ["kill b in", "kill a in", "kill a out", "kill b out"]
+    assert [e.t_s - 1000 for e in events if isinstance(e, FaultStarted)] == [2, 5]
+    assert [e.t_s - 1000 for e in events if isinstance(e, FaultHealed)] == [8, 602]
+    assert clock.now_s == 1602
+    due = {e.fault: (e.due_s - 1000, e.heal_due_s) for e in events if isinstance(e, FaultScheduled)}
+    assert due == {0: (5, 1008), 1: (2, 1602)}
+
+
+def test_lateness_does_not_add_up() -> None:
+    _, events, _ = run(Named("a", 1), Named("b", 2), Named("c", 3), late_s=0.25)
+    assert [e.t_s - 1000 for e in events if isinstance(e, FaultStarted)] == [1.25, 2.25, 3.25]
+
+
+def test_what_has_no_end_is_healed_at_the_end_of_the_run_and_once() -> None:
+    done, events, _ = run(Named("a", 5))
+    assert done == ["kill a in", "kill a out"]
+    assert len([e for e in events if isinstance(e, FaultHealed)]) == 1
+
+
+def test_a_fault_is_in_force_when_it_says_so() -> None:
+    _, events, _ = run(Named("a", 5))
+    assert [(e.t_s, e.detail) for e in events if isinstance(e, FaultEffective)] == [(7.0, "in force")]
+
+
+def test_a_fault_that_fails_is_told_and_the_others_go_on() -> None:
+    done, events, _ = run(Named("a", 1, broken=True), Named("b", 2))
+    assert "kill b in" in done
+    assert [(e.fault, e.error) for e in events if isinstance(e, FaultFailed)] == [(0, "no such luck")]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_stopping_early_heals_what_is_in_force(stop_after: int) -> None:
+    clock, lab, events = HandClock(), NoLab(), list[Event]()
+    timeline = Timeline([Named("a", 1), Named("b", 9)], lab, events.append, clock)
+    waits = iter([False] * stop_after + [True])
+
+    def wait(duration_s: float) -> bool:
+        clock.wait(duration_s)
+        return next(waits)
+
+    timeline.execute(1000.0, wait)
+    timeline.finish()
+    assert lab.done == (["kill a in", "kill a out"] if stop_after else [])
+
+
+def test_what_takes_long_to_confirm_holds_up_no_other_fault() -> None:
+    may_end, no_lab, events = threading.Event(), NoLab(), list[Event]()
+
+    class Slow(Named):
+        def inject(self, lab: Lab) -> InForce:
+            def confirm() -> str:
+                assert may_end.wait(20)
+                if self.broken:
+                    raise MachineError("still there")
+                return "ended"
+
+            return InForce(6.0, "", confirm)
+
+    faults = (Slow("a", 0), Slow("b", 0, broken=True), Named("c", 0))
+    third = threading.Event()
+
+    def note(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, FaultEffective) and event.fault == 2:
+            third.set()
+
+    timeline = Timeline(faults, no_lab, note, time.monotonic)
+    timeline.start(time.monotonic())
+    assert third.wait(20)
+    assert [(e.fault, e.detail) for e in events if isinstance(e, FaultEffective)] == [(2, "in force")]
+    may_end.set()
+    timeline.finish()
+    confirmed = [e for e in events if isinstance(e, FaultEffective) and e.fault == 0]
+    assert [(e.t_s, e.detail) for e in confirmed] == [(6.0, "ended")]
+    assert [(e.fault, e.error) for e in events if isinstance(e, FaultFailed)] == [(1, "still there")]

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner import machine_load, verdict
+from runner.history import (
+    Check,
+    FaultScheduled,
+    FaultStarted,
+    HostSample,
+    MachineSample,
+    QuotaFitted,
+    RunEnded,
+    RunStarted,
+)
+from runner.verdict import Bar, Thresholds, judge
+from testbed.errors import MachineError
+from testbed.serving.events import Event, PlanAdopted, RequestSubmitted, StageExecuted
+
+
+def machine(busy: float, *, steal: float = 0.0, pressure: float | None = 0.0, seconds: int = 10) -> list[MachineSample]:
+    """A machine of two cores, of which ``busy`` are."""
+    return [
+        MachineSample(
+            t_s=float(i),
+            busy_s=busy * i,
+            idle_s=(2 - busy - steal) * i,
+            steal_s=steal * i,
+            pressure_s=None if pressure is None else pressure * i,
+        )
+        for i in range(seconds)
+    ]
+
+
+def levels(checks: list[Check]) -> dict[str, str]:
+    return {check.check: check.level for check in checks}
+
+
+def test_the_quickstart_is_valid(quickstart: tuple[Event, ...]) -> None:
+    checks = [event for event in quickstart if isinstance(event, Check)]
+    assert len(checks) > 10
+    assert judge(checks) == verdict.Verdict("valid", ())
+
+
+def test_nothing_checked_is_not_valid() -> None:
+    assert judge([]).level == "invalid"
+
+
+def test_the_worst_check_decides_and_its_reason_comes_first() -> None:
+    good = verdict.check_rate(0.0, "before", "a→s1", 20e6, 19.9e6)
+    off = verdict.check_rate(0.0, "before", "b→s1", 20e6, 19e6)
+    broken = verdict.check_rate(0.0, "after", "c→s1", 20e6, 200e6)
+    found = judge([good, off, broken])
+    assert found.level == "invalid"
+    assert found.reasons[0].startswith("c→s1: rate after the workload is 200 instead of 20")
+    assert len(found.reasons) == 2
+    assert judge([good, off]).level == "suspect"
+    assert judge([good]).level == "valid"
+
+
+@pytest.mark.parametrize(
+    ("requested_s", "measured_s", "level"),
+    [
+        (0.004, 0.0046, "valid"),  # within 0.7 ms
+        (0.004, 0.0050, "suspect"),
+        (0.004, 0.0075, "invalid"),
+        (0.100, 0.1049, "valid"),  # within 5 %
+        (0.100, 0.0900, "suspect"),  # too short is wrong as well
+        (0.100, 0.0700, "invalid"),
+        (0.0, 0.0001, "valid"),
+        (0.010, math.nan, "invalid"),
+    ],
+)
+def test_round_trips(requested_s: float, measured_s: float, level: str) -> None:
+    assert verdict.check_round_trip(0.0, "before", "a-s1", requested_s, measured_s).level == level
+
+
+def test_an_idle_machine_is_valid_and_an_overloaded_one_is_not() -> None:
+    assert levels(verdict.check_machine(machine(0.8), quotas=True))["cpu_saturated_pct"] == "valid"
+    assert levels(verdict.check_machine(machine(2.0), quotas=True))["cpu_saturated_pct"] == "invalid"
+    halftime = [*machine(0.5, seconds=8)]
+    last = halftime[-1]
+    full = MachineSample(t_s=9.0, busy_s=last.busy_s + 4, idle_s=last.idle_s, steal_s=0.0, pressure_s=0.0)
+    assert levels(verdict.check_machine([*halftime, full], quotas=True))["cpu_saturated_pct"] == "suspect"
+
+
+def test_stolen_time_counts() -> None:
+    assert levels(verdict.check_machine(machine(0.5, steal=0.1), quotas=True))["cpu_steal_pct"] == "suspect"
+    assert levels(verdict.check_machine(machine(0.5, steal=0.4), quotas=True))["cpu_steal_pct"] == "invalid"
+
+
+def test_pressure_is_judged_only_without_quotas() -> None:
+    assert levels(verdict.check_machine(machine(0.5, pressure=0.9), quotas=True))["cpu_pressure_pct"] == "valid"
+    assert levels(verdict.check_machine(machine(0.5, pressure=0.9), quotas=False))["cpu_pressure_pct"] == "invalid"
+    assert "cpu_pressure_pct" not in levels(verdict.check_machine(machine(0.5, pressure=None), quotas=False))
+
+
+def test_a_machine_that_was_not_sampled_is_suspect() -> None:
+    assert judge(verdict.check_machine([], quotas=True)).level == "suspect"
+
+
+def test_late_and_missing_faults() -> None:
+    assert verdict.check_fault(0.0, "kill a", 8.0, 8.004).level == "valid"
+    assert verdict.check_fault(0.0, "kill a", 8.0, 8.05).level == "suspect"
+    assert verdict.check_fault(0.0, "kill a", 8.0, 7.5).level == "invalid"
+    missing = verdict.check_fault(0.0, "kill a", 8.0, None)
+    assert missing.level == "invalid"
+    assert "never" in missing.detail
+
+
+def test_a_late_generator_and_a_dead_delay_line() -> None:
+    assert verdict.check_generator(0.0, [0.001] * 200).ok
+    assert not verdict.check_generator(0.0, [0.001] * 100 + [0.5] * 5).ok
+    assert verdict.check_generator(0.0, []).ok
+    assert verdict.check_delay_line(0.0, 0.0005).ok
+    assert verdict.check_delay_line(0.0, 0.0, alive=False).level == "invalid"
+
+
+def test_a_host_beyond_its_share_is_found() -> None:
+    assert verdict.check_share(0.0, "a", 0.1, 0.05).ok
+    assert verdict.check_share(0.0, "a", 0.1, 0.2).level == "invalid"
+
+
+def test_thresholds_can_be_set() -> None:
+    strict = dataclasses.replace(Thresholds(), rate_error_pct=Bar(0.1, 0.2))
+    assert verdict.check_rate(0.0, "before", "a", 1e6, 0.99e6).ok
+    assert not verdict.check_rate(0.0, "before", "a", 1e6, 0.99e6, strict).ok
+
+
+def test_checks_of_a_history_fall_with_it() -> None:
+    events: list[Event] = [
+        RunStarted(t_s=0.0, name="t", seed=1, duration_s=9.0),
+        *machine(2.0),
+        FaultScheduled(t_s=0.0, fault=0, verb="kill", target="a", due_s=3.0, hosts=("a",)),
+        FaultScheduled(t_s=0.0, fault=1, verb="kill", target="b", due_s=4.0, hosts=("b",)),
+        FaultStarted(t_s=3.5, fault=0),
+        RequestSubmitted(t_s=2.0, id=1, due_s=1.0),
+        *(
+            HostSample(
+                t_s=float(i),
+                host="a",
+                cpu_usage_s=0.5 * i,
+                throttled_s=0.0,
+                nr_throttled=0,
+                memory_bytes=0,
+                oom_kills=0,
+                cpu_share=0.1,
+            )
+            for i in range(9)
+        ),
+        RunEnded(t_s=9.0),
+    ]
+    bad = {(check.check, check.subject) for check in verdict.checks_of_events(events) if not check.ok}
+    assert bad == {
+        ("cpu_saturated_pct", "machine"),
+        ("cpu_share", "a"),
+        ("fault_lateness_ms", "kill a"),
+        ("fault_lateness_ms", "kill b"),
+        ("generator_lateness_p99_ms", "workload"),
+        ("scheduling_samples", "machine"),
+    }
+
+
+def test_the_machine_is_read(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("cpu  100 0 50 1000 10 1 2 30 0 0\ncpu0 1 1 1\n")
+    (tmp_path / "pressure").mkdir()
+    (tmp_path / "pressure" / "cpu").write_text("some avg10=1.00 avg60=0.00 avg300=0.00 total=2500000\nfull total=0\n")
+    found = machine_load.sample(5.0, tmp_path)
+    assert found.pressure_s == 2.5
+    assert found.steal_s > 0
+    assert found.idle_s / found.steal_s == pytest.approx(1010 / 30)
+    assert found.busy_s / found.steal_s == pytest.approx(153 / 30)
+    (tmp_path / "pressure" / "cpu").unlink()
+    assert machine_load.sample(5.0, tmp_path).pressure_s is None
+    assert machine_load.sample(5.0).busy_s > 0
+    with pytest.raises(MachineError, match="can't read"):
+        machine_load.sample(5.0, tmp_path / "missing")
+
+
+def test_percentiles() -> None:
+    assert verdict.percentile([3.0, 1.0, 2.0], 50) == 2.0
+    assert verdict.percentile([0.0, 10.0], 99) == pytest.approx(9.9)
+    with pytest.raises(ValueError, match="no values"):
+        verdict.percentile([], 50)
+
+
+def _ran(host: str, took_s: float, overshoot_s: float | None, count: int = 6, epoch: int = 1) -> list[StageExecuted]:
+    return [
+        StageExecuted(
+            t_s=1.0,
+            id=number,
+            stage=0,
+            host=host,
+            epoch=epoch,
+            received_s=0.0,
+            started_s=0.0,
+            finished_s=took_s,
+            sent_s=1.0,
+            bytes_in=1,
+            bytes_out=1,
+            overshoot_s=overshoot_s,
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("service_s", "level"), [(0.170, "valid"), (0.150, "valid"), (0.230, "suspect"), (0.300, "invalid")]
+)
+def test_a_quota_that_gives_another_speed_than_declared_is_told(
+    plan: Callable[..., PlanAdopted], service_s: float, level: str
+) -> None:
+    adopted = plan(0.0, 1, ["node1"])  # its stage takes 160 ms
+    fits = [
+        QuotaFitted(t_s=-1.0, host=host, declared_cpu_share=0.1, quota_cpu_share=0.15, service_s=found_s)
+        for host, found_s in (("node1", 9.0), ("spare", 9.0), ("node1", service_s))  # the last fit counts
+    ]
+    (found,) = verdict.checks_of_stages([*fits, adopted])
+    assert (found.check, found.subject, found.level) == ("service_time_ms", "node1", level)
+
+
+@pytest.mark.parametrize(
+    ("took_s", "overshoot_s", "check", "level"),
+    [
+        (0.300, None, "stage_time_ms", "valid"),
+        (0.161, 0.001, "overshoot_pct", "valid"),
+        (0.168, 0.008, "overshoot_pct", "suspect"),
+        (0.200, 0.040, "overshoot_pct", "invalid"),
+    ],
+)
+def test_what_stages_take_informs_and_results_that_are_held_too_long_are_told(
+    plan: Callable[..., PlanAdopted], took_s: float, overshoot_s: float | None, check: str, level: str
+) -> None:
+    adopted = plan(0.0, 1, ["node1"])
+    later = _ran("node1", 9.0, None, epoch=2)
+    (found,) = verdict.checks_of_stages([adopted, *_ran("node1", took_s, overshoot_s), *later])
+    assert (found.check, found.subject, found.level) == (check, "node1", level)
+    assert verdict.checks_of_stages([adopted, *_ran("node1", took_s, overshoot_s, count=4)]) == []

@@ -1,0 +1,61 @@
+"""A model for real runs in tests: over 3 MB of weights, work enough to be worth splitting, small tensors between."""
+
+from __future__ import annotations
+
+import torch
+
+INPUT = (1, 3, 32, 32)
+
+
+class TinyNet(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 128, 5, stride=4, padding=2)
+        self.body = torch.nn.ModuleList(torch.nn.Conv2d(128, 128, 3, padding=1) for _ in range(6))
+        self.head = torch.nn.Linear(128, 100)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(image))
+        for layer in self.body:
+            x = torch.relu(layer(x) + x)
+        return self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def tiny_net() -> torch.nn.Module:
+    """For specifications: ``module: "tests.runner.tiny_model:tiny_net"``; torch's generator is seeded before."""
+    return TinyNet()
+
+
+class Wavering(torch.nn.Module):
+    """Its control flow depends on what is in a tensor, which no fixed graph can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(32, 8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.layer(image)
+        if x.sum() > 0:
+            x = torch.relu(x)
+        return x
+
+
+def wavering() -> torch.nn.Module:
+    return Wavering()
+
+
+class Pair(torch.nn.Module):
+    """Two inputs, the second of integers, and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(40, 16)
+        self.body = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+
+    def forward(self, scale: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.words(words)
+        return x.mean(1), self.body(x) * scale
+
+
+def pair() -> torch.nn.Module:
+    return Pair()

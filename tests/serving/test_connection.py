@@ -1,0 +1,155 @@
+"""Greetings, listeners and writers on loopback."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from testbed.errors import ProtocolError
+from testbed.serving.auth import Greeting, new_token
+from testbed.serving.connection import Listener, Writer, arrivals, connect
+from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.wire import Frame, FrameKind, Limits
+
+TOKEN = new_token()
+
+
+class Hall:
+    """A listener that notes who was served and who was turned away; peers are served until they close."""
+
+    def __init__(self) -> None:
+        self.peers: queue.Queue[Greeting] = queue.Queue()
+        self.refused: queue.Queue[str] = queue.Queue()
+        self.listener = Listener(
+            ("127.0.0.1", 0), TOKEN, {"host": "h"}, {"data": self.serve, "control": self.serve}, self.refused.put
+        )
+        self.address = ("127.0.0.1", self.listener.port)
+
+    def serve(self, connection: socket.socket, greeting: Greeting) -> None:
+        self.peers.put(greeting)
+        connection.recv(1)
+
+
+@pytest.fixture
+def hall() -> Iterator[Hall]:
+    hall = Hall()
+    yield hall
+    hall.listener.close()
+
+
+def test_who_holds_the_token_is_admitted_and_told_who_answers(hall: Hall) -> None:
+    connection, about = connect(hall.address, TOKEN, Greeting("data", "node1", 4))
+    with connection:
+        greeting = hall.peers.get(timeout=5)
+    assert about == {"host": "h"}
+    assert greeting == Greeting("data", "node1", 4)
+
+
+def test_who_does_not_is_turned_away(hall: Hall) -> None:
+    with pytest.raises((ProtocolError, ConnectionError)):
+        connect(hall.address, new_token(), Greeting("data", "node1"))
+    assert "signature" in hall.refused.get(timeout=5)
+    assert hall.peers.empty()
+
+
+def test_a_peer_with_an_unknown_role_is_turned_away(hall: Hall) -> None:
+    connection, _ = connect(hall.address, TOKEN, Greeting("king", "arthur"))
+    with connection:
+        assert "no such role" in hall.refused.get(timeout=5)
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n" + bytes(64), bytes(32), b"\xff" * 4096])
+def test_strangers_are_turned_away_and_the_next_peer_is_served(hall: Hall, data: bytes) -> None:
+    with socket.create_connection(hall.address, timeout=5) as stranger:
+        stranger.sendall(data)
+        hall.refused.get(timeout=5)
+    connection, _ = connect(hall.address, TOKEN, Greeting("control", "d"))
+    with connection:
+        hall.peers.get(timeout=5)
+
+
+def test_a_silent_peer_holds_up_nobody(hall: Hall) -> None:
+    with socket.create_connection(hall.address, timeout=5):
+        connection, _ = connect(hall.address, TOKEN, Greeting("control", "d"))
+        with connection:
+            hall.peers.get(timeout=5)
+
+
+def test_a_refused_connection_is_an_error_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        connect(("127.0.0.1", port), TOKEN, Greeting("control", "d"))
+
+
+def test_a_writer_stamps_frames_and_arrivals_tell_how_long_they_took() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        writer = Writer(left, depth=4, name="test")
+        writer.put(Frame(FrameKind.DATA, meta={"a": 1}, payload=(bytes(100_000),)))
+        arrival = next(arrivals(right, Limits()))
+        writer.close()
+    assert arrival.frame.meta["a"] == 1
+    assert arrival.frame.meta["sent_s"] <= arrival.received_s
+
+
+def test_frames_that_are_made_as_they_are_sent() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        writer = Writer(left, depth=1, name="test")
+        writer.put(Frame(FrameKind.CHUNK, request_id=n) for n in range(5))
+        incoming = arrivals(right, Limits())
+        assert [next(incoming).frame.request_id for _ in range(5)] == list(range(5))
+        writer.close()
+
+
+def test_a_writer_whose_peer_has_gone_tells_and_takes_no_more() -> None:
+    left, right = socket.socketpair()
+    errors: queue.Queue[OSError] = queue.Queue()
+    right.close()
+    with left:
+        writer = Writer(left, depth=1, name="test", on_error=errors.put)
+        writer.put(Frame(FrameKind.CHUNK, payload=(bytes(1 << 20),)))
+        assert isinstance(errors.get(timeout=5), ConnectionError)
+        with pytest.raises(Closed):
+            writer.put(Frame(FrameKind.CHUNK))
+        assert not writer.offer(Frame(FrameKind.CHUNK))
+
+
+def test_closing_a_mailbox_wakes_who_waits_on_either_side() -> None:
+    full: Mailbox[int] = Mailbox(1)
+    full.put(1)
+    empty: Mailbox[int] = Mailbox(1)
+    woken: queue.Queue[str] = queue.Queue()
+
+    def put() -> None:
+        with pytest.raises(Closed):
+            full.put(2)
+        woken.put("put")
+
+    def get() -> None:
+        with pytest.raises(Closed):
+            empty.get()
+        woken.put("get")
+
+    threads = [threading.Thread(target=put), threading.Thread(target=get)]
+    for thread in threads:
+        thread.start()
+    full.close()
+    empty.close()
+    assert {woken.get(timeout=5), woken.get(timeout=5)} == {"put", "get"}
+    for thread in threads:
+        thread.join(5)
+
+
+def test_a_mailbox_keeps_its_order_and_its_depth() -> None:
+    box: Mailbox[int] = Mailbox(2)
+    assert [box.offer(n) for n in range(3)] == [True, True, False]
+    assert [box.get(), box.get()] == [0, 1]
+    with pytest.raises(TimeoutError):
+        box.get(0.01)
