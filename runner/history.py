@@ -133,7 +133,10 @@ class QuotaProbed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaFitted(Event):
-    """A host's quota was set anew, as a share of a core: what gives it its declared share's speed on this machine."""
+    """A run of its stage took so long under a quota (a share of a core) that is to give a host its declared speed.
+
+    The last one of a host tells of the quota that it has during the workload.
+    """
 
     kind: ClassVar[str] = "quota_fitted"
     host: str

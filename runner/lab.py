@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -166,13 +167,37 @@ class Lab:
         """
         limited = {host for host in self._experiment.workers if self._limits[host] is not None}
         duties_of = {host: duty for host, duty in duties(self.prepared).items() if host in limited and duty.core_s > 0}
+        declared = {host: spec.share for host, spec in self._experiment.hosts.items()}
+        trials: dict[str, list[quota_fit.Trial]] = defaultdict(list)
         for number in range(1, quota_fit.ROUNDS + 1):
-            if duties_of:
-                self._fit_quotas(duties_of, number, cores)
+            limits = {host: limit for host, limit in self._limits.items() if limit is not None}
+            found = self._measure_paces(duties_of, number) if duties_of else {}
+            for host, (_, pace) in found.items():
+                trials[host].append(quota_fit.Trial(limits[host], pace))
+                self._history.append(
+                    QuotaFitted(
+                        t_s=now_s(),
+                        host=host,
+                        declared_cpu_share=declared[host],
+                        quota_cpu_share=limits[host].share,
+                        service_s=pace.service_s,
+                    )
+                )
+            off = {host: one for host, one in found.items() if not quota_fit.is_close(*one)}
+            if number == quota_fit.ROUNDS or not off:
+                return
+            for host, (wanted_s, _) in off.items():
+                limits[host] = quota_fit.corrected(min(1.0, declared[host]), wanted_s, trials[host])
+            for host, limit in quota_fit.within(limits, declared, cores).items():
+                if limit != self._limits[host]:
+                    self._groups[host].set_cpu(limit)
+                    self._limits[host] = limit
 
-    def _fit_quotas(self, duties_of: Mapping[str, Duty], number: int, cores: float) -> None:
-        declared = {host: self._experiment.hosts[host].share for host in self._experiment.hosts}
-        wanted_s = {host: duty.core_s / min(1.0, declared[host]) for host, duty in duties_of.items()}
+    def _measure_paces(self, duties_of: Mapping[str, Duty], number: int) -> dict[str, tuple[float, quota_fit.Pace]]:
+        """What each host's stage should take and what it takes, all hosts computing at once under their quotas."""
+        wanted_s = {
+            host: duty.core_s / min(1.0, self._experiment.hosts[host].share) for host, duty in duties_of.items()
+        }
         for host, duty in duties_of.items():
             config = {
                 "host": host,
@@ -188,29 +213,13 @@ class Lab:
         probed = self.watch.wait(
             lambda event: isinstance(event, QuotaProbed), number * count, limit_s, "the fit of the hosts' quotas"
         )[-count:]
-        paces = {
-            probe.host: quota_fit.Pace(probe.runs, probe.took_s)
+        for host in duties_of:
+            self._servers[f"{host}.probe{number}"].wait(KILL_TIMEOUT_S)
+        return {
+            probe.host: (wanted_s[probe.host], quota_fit.Pace(probe.runs, probe.took_s))
             for probe in probed
             if isinstance(probe, QuotaProbed) and probe.runs
         }
-        limits = {host: limit for host, limit in self._limits.items() if limit is not None}
-        for host, pace in paces.items():
-            limits[host] = quota_fit.corrected(limits[host], min(1.0, declared[host]), wanted_s[host], pace)
-        for host, limit in quota_fit.within(limits, declared, cores).items():
-            if host in paces:
-                self._groups[host].set_cpu(limit)
-                self._limits[host] = limit
-                self._history.append(
-                    QuotaFitted(
-                        t_s=now_s(),
-                        host=host,
-                        declared_cpu_share=declared[host],
-                        quota_cpu_share=limit.share,
-                        service_s=paces[host].service_s,
-                    )
-                )
-        for host in duties_of:
-            self._servers[f"{host}.probe{number}"].wait(KILL_TIMEOUT_S)
 
     def write_model(self) -> None:
         """The model, as the dispatcher holds it."""

@@ -4,9 +4,10 @@
 finds its caches cold, and does the same work in more CPU time (:mod:`runner.limits`). By how much depends on the stage,
 the share, the period, and on what else runs, so no factor could be kept from another day. Before the workload each
 worker therefore computes its stage of the first plan, all workers at once, under the very quotas that they will have;
-each quota is then multiplied by (measured time ÷ declared time), three times over. What the emulated hosts feel
-is the declared speed; what the machine pays is the quota. Where the quotas together would be more than the machine has,
-the corrections are cut to what there is.
+each quota is then multiplied by (measured time ÷ declared time), and measured again, until all are right or the rounds
+are over. A correction is always measured; nothing is corrected after the last measurement, which is the one that the
+verdict judges. What the emulated hosts feel is the declared speed; what the machine pays is the quota. Where the quotas
+together would be more than the machine has, the corrections are cut to what there is.
 
 Two other ways were measured and rejected. Longer periods alone bring the mean near the declared one, but make a stage
 whose service time is not many periods bimodal (90th percentile over median 1.4 to 10 at 100 ms). A constant factor for
@@ -18,8 +19,9 @@ The fit can't follow a load that changes later. The verdict compares what the st
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,10 @@ from testbed.serving.events import now_s
 from testbed.serving.package import Package
 from testbed.serving.process import reporter
 
-ROUNDS = 3
+ROUNDS = 4
+"""So many measurements at most, with a correction between each two."""
+CLOSE_ENOUGH = 0.04
+"""A host whose time is this near the declared one, as a share of it, keeps its quota."""
 LEAST_S, MOST_S = 1.5, 20.0
 LEAST_RUNS, MOST_RUNS = 4, 200
 WARM_UPS = 2
@@ -56,19 +61,40 @@ class Pace:
         return self.took_s / self.runs
 
 
-def corrected(limit: CpuLimit, share: float, wanted_s: float, pace: Pace) -> CpuLimit:
+def is_close(wanted_s: float, pace: Pace) -> bool:
+    """Whether a host computes as fast as declared, so far as one measurement can tell."""
+    return abs(pace.service_s / wanted_s - 1) <= CLOSE_ENOUGH
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a host took for its stage under a quota."""
+
+    limit: CpuLimit
+    pace: Pace
+
+    @property
+    def cost_s(self) -> float:
+        """CPU time of a run, as far as the quota decides its time."""
+        return self.limit.share * self.pace.service_s
+
+
+def corrected(share: float, wanted_s: float, trials: Sequence[Trial]) -> CpuLimit:
     """The quota that should give a host its declared speed.
 
+    A run's cost differs by a tenth and more from one measurement to the next (which slices met another host's on the
+    same core), so the middle one of all measurements counts, not the last.
+
     Args:
-        limit: The quota under which it was measured.
         share: The declared share.
         wanted_s: What a run takes at that share.
-        pace: What it took.
+        trials: What was measured, one at least; the quotas' period is that of the last.
     """
-    factor = limit.share / share * pace.service_s / wanted_s
+    factor = statistics.median(trial.cost_s for trial in trials) / (share * wanted_s)
     factor = min(max(factor, LOWEST_FACTOR), HIGHEST_FACTOR)
+    period_s = trials[-1].limit.period_s
     # A share that is lowered may not bring the quota below what the kernel takes.
-    return CpuLimit(max(share * factor, 1.001e-3 / limit.period_s), limit.period_s)
+    return CpuLimit(max(share * factor, 1.001e-3 / period_s), period_s)
 
 
 def within(limits: Mapping[str, CpuLimit], declared: Mapping[str, float], cores: float) -> dict[str, CpuLimit]:

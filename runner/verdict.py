@@ -78,7 +78,7 @@ class Thresholds:
     cpu_excess_pct: Bar = field(default_factory=lambda: Bar(10, 30))
     pressure_pct: Bar = field(default_factory=lambda: Bar(20, 50))
     overshoot_pct: Bar = field(default_factory=lambda: Bar(3, 10))
-    service_time_pct: Bar = field(default_factory=lambda: Bar(35, 60))
+    service_time_pct: Bar = field(default_factory=lambda: Bar(20, 50))
     fault_lateness_ms: Bar = field(default_factory=lambda: Bar(20, 200))
     generator_lateness_ms: Bar = field(default_factory=lambda: Bar(20, 200))
     delay_lateness_ms: Bar = field(default_factory=lambda: Bar(2, 10))

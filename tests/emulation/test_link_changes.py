@@ -101,6 +101,8 @@ def test_no_change_lets_more_pass_than_rate_and_burst(running: Cluster) -> None:
         select.select([], [], [], 0.3)
         for what, change in CHANGES:
             before_bps = running.current_shape("a-b", "a").rate_bps or 0
+            # Before the counters are read: their own time is taken after it, and the sender may run in between.
+            counted_s = time.monotonic()
             first = counters(running, "a")
             change(running)
             changed_s = time.monotonic()
@@ -111,7 +113,7 @@ def test_no_change_lets_more_pass_than_rate_and_burst(running: Cluster) -> None:
             burst = max(shaping.burst_bytes(rate_bps) for rate_bps in (before_bps, after.rate_bps or 0) if rate_bps)
             backlog = first.backlog_bytes if not after.up else 0
             allowed = (
-                max(before_bps, after_bps) / 8 * (changed_s - first.t_s)  # somewhere in it the new rate began
+                max(before_bps, after_bps) / 8 * (changed_s - counted_s)  # somewhere in it the new rate began
                 + after_bps / 8 * (last.t_s - changed_s)
                 + burst
                 + shaping.FRAME_BYTES

@@ -102,8 +102,8 @@ def test_a_given_period_is_taken_and_stretched_with_time() -> None:
 @pytest.mark.parametrize(
     ("share", "service_s", "expected_s"),
     [
-        (0.5, 0.02, 0.01),  # a short service: the shortest period
-        (0.1, 0.05, 0.02),  # its slices would be 1 ms: twice as long
+        (0.5, 0.02, 0.011),  # a short service: the shortest period
+        (0.1, 0.05, 0.019),  # its slices would be 1 ms: nearly twice as long
         (0.1, 0.5, 0.05),  # a tenth of the service
         (0.1, 9.0, 0.1),  # the longest
         (0.05, 0.1, 0.02002),  # the kernel's least slice
@@ -126,12 +126,22 @@ def test_every_worker_has_a_duty_and_spares_have_the_longest() -> None:
 
 
 def test_a_quota_is_corrected_by_what_was_measured() -> None:
-    first = quota_fit.corrected(CpuLimit(0.1, 0.02), 0.1, 0.2, quota_fit.Pace(10, 2.6))
-    assert first.share == pytest.approx(0.13)
-    second = quota_fit.corrected(first, 0.1, 0.2, quota_fit.Pace(10, 1.9))
-    assert second.share == pytest.approx(0.13 * 0.95)
-    assert quota_fit.corrected(first, 0.1, 0.2, quota_fit.Pace(1, 100.0)).share == pytest.approx(0.25)
-    assert quota_fit.corrected(CpuLimit(0.05, 0.02002), 0.05, 0.2, quota_fit.Pace(1, 0.1)).quota_us >= 1000
+    def trial(share: float, service_s: float, period_s: float = 0.02) -> quota_fit.Trial:
+        return quota_fit.Trial(CpuLimit(share, period_s), quota_fit.Pace(10, 10 * service_s))
+
+    first = trial(0.1, 0.26)
+    assert quota_fit.corrected(0.1, 0.2, [first]).share == pytest.approx(0.13)
+    second = trial(0.13, 0.19)
+    assert quota_fit.corrected(0.1, 0.2, [first, second]).share == pytest.approx(0.13 * (1 + 0.95) / 2)
+    disturbed = trial(0.13, 2.0)
+    assert quota_fit.corrected(0.1, 0.2, [first, second, disturbed]).share == pytest.approx(0.13)
+    assert quota_fit.corrected(0.1, 0.2, [disturbed]).share == pytest.approx(0.25)
+    assert quota_fit.corrected(0.05, 0.2, [trial(0.05, 0.1, 0.02002)]).quota_us >= 1000
+
+
+@pytest.mark.parametrize(("took_s", "close"), [(2.0, True), (2.07, True), (1.93, True), (2.1, False), (1.9, False)])
+def test_a_quota_is_left_alone_once_the_speed_is_right(took_s: float, close: bool) -> None:
+    assert quota_fit.is_close(0.2, quota_fit.Pace(10, took_s)) is close
 
 
 def test_corrections_are_cut_to_what_the_machine_has_and_shares_never() -> None:

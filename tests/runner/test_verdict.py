@@ -210,7 +210,7 @@ def _ran(host: str, took_s: float, overshoot_s: float | None, count: int = 6, ep
 
 
 @pytest.mark.parametrize(
-    ("service_s", "level"), [(0.170, "valid"), (0.150, "valid"), (0.230, "suspect"), (0.300, "invalid")]
+    ("service_s", "level"), [(0.170, "valid"), (0.150, "valid"), (0.200, "suspect"), (0.300, "invalid")]
 )
 def test_a_quota_that_gives_another_speed_than_declared_is_told(
     plan: Callable[..., PlanAdopted], service_s: float, level: str
