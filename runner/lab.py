@@ -184,8 +184,10 @@ class Lab:
                     )
                 )
             off = {host: one for host, one in found.items() if not quota_fit.is_close(*one)}
-            if number == quota_fit.ROUNDS or not off:
+            if not off:
                 return
+            if number > quota_fit.CORRECTIONS:
+                continue
             for host, (wanted_s, _) in off.items():
                 limits[host] = quota_fit.corrected(min(1.0, declared[host]), wanted_s, trials[host])
             for host, limit in quota_fit.within(limits, declared, cores).items():

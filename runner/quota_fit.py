@@ -5,9 +5,9 @@ finds its caches cold, and does the same work in more CPU time (:mod:`runner.lim
 the share, the period, and on what else runs, so no factor could be kept from another day. Before the workload each
 worker therefore computes its stage of the first plan, all workers at once, under the very quotas that they will have;
 each quota is then multiplied by (measured time ÷ declared time), and measured again, until all are right or the rounds
-are over. A correction is always measured; nothing is corrected after the last measurement, which is the one that the
-verdict judges. What the emulated hosts feel is the declared speed; what the machine pays is the quota. Where the quotas
-together would be more than the machine has, the corrections are cut to what there is.
+are over. The last quotas are measured twice if need be; the verdict judges the mean of what was measured under them.
+What the emulated hosts feel is the declared speed; what the machine pays is the quota. Where the quotas together would
+be more than the machine has, the corrections are cut to what there is.
 
 Two other ways were measured and rejected. Longer periods alone bring the mean near the declared one, but make a stage
 whose service time is not many periods bimodal (90th percentile over median 1.4 to 10 at 100 ms). A constant factor for
@@ -37,8 +37,9 @@ from testbed.serving.events import now_s
 from testbed.serving.package import Package
 from testbed.serving.process import reporter
 
-ROUNDS = 4
-"""So many measurements at most, with a correction between each two."""
+CORRECTIONS = 3
+ROUNDS = 5
+"""So many measurements at most; after each of the first three the quotas are corrected."""
 CLOSE_ENOUGH = 0.04
 """A host whose time is this near the declared one, as a share of it, keeps its quota."""
 LEAST_S, MOST_S = 1.5, 20.0

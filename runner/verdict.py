@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from runner import tables
 from runner.history import (
@@ -290,11 +291,15 @@ def checks_of_stages(events: Sequence[Event], bars: Thresholds = DEFAULTS) -> li
         if isinstance(event, StageExecuted) and event.epoch == first.epoch:
             found.setdefault(event.host, []).append(event)
     checks = []
-    fitted = {event.host: event for event in events if isinstance(event, QuotaFitted)}
+    fits: dict[str, list[QuotaFitted]] = {}
+    for event in events:
+        if isinstance(event, QuotaFitted):
+            fits.setdefault(event.host, []).append(event)
     for stage in first.stages:
-        if stage.host in fitted and stage.compute_s > 0:
-            fit = fitted[stage.host]
-            checks.append(check_service_time(fit.t_s, stage.host, stage.compute_s, fit.service_s, bars))
+        if stage.host in fits and stage.compute_s > 0:
+            last = fits[stage.host][-1]
+            under_it = [fit.service_s for fit in fits[stage.host] if fit.quota_cpu_share == last.quota_cpu_share]
+            checks.append(check_service_time(last.t_s, stage.host, stage.compute_s, fmean(under_it), bars))
         ran = found.get(stage.host, [])
         if len(ran) < 5 or stage.compute_s <= 0:
             continue

@@ -125,7 +125,13 @@ class Writer:
         self._waiting: Mailbox[Frame | Iterable[Frame]] = Mailbox(depth)
         self._on_sent = on_sent
         self._on_error = on_error
+        self._failure: OSError | None = None
         threading.Thread(target=self._run, name=f"write {name}", daemon=True).start()
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why sending failed, if it did."""
+        return self._failure
 
     def put(self, item: Frame | Iterable[Frame]) -> None:
         """Queue a frame, or frames that are made as they are sent; blocks while the queue is full.
@@ -157,6 +163,7 @@ class Writer:
         except Closed:
             pass
         except OSError as error:
+            self._failure = error
             self.close()
             if self._on_error is not None:
                 self._on_error(error)

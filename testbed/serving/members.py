@@ -144,6 +144,9 @@ def join(
                 post(FromNode(host, arrival))
         except (OSError, ProtocolError) as error:
             detail = str(error)
+        # A failed writer ends the connection, which looks here as if the peer had done so.
+        if writer.failure is not None:
+            detail = f"nothing can be sent to it: {writer.failure}"
         writer.close()
         connection.close()
         post(Gone(host, "connection", detail))

@@ -19,6 +19,7 @@ payload is received into one fresh buffer.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -198,16 +199,22 @@ def receive_header(connection: socket.socket, limits: Limits) -> Header | None:
         TimeoutError: If the header began and then stalled.
     """
     buffer = memoryview(bytearray(HEADER.size))
-    timeout_s = connection.gettimeout()
-    connection.settimeout(None)
-    try:
-        count = connection.recv_into(buffer[:1])
-    finally:
-        connection.settimeout(timeout_s)
-    if count == 0:
+    _await_readable(connection)
+    if connection.recv_into(buffer[:1]) == 0:
         return None
     _receive_into(connection, buffer[1:])
     return decode_header(buffer, limits)
+
+
+def _await_readable(connection: socket.socket) -> None:
+    """Wait for a byte, the end or an error, however long that takes.
+
+    The socket's own time-out stays as it is: another thread may be sending on it, and would lose its time-out or fail
+    when the socket turned from blocking to non-blocking under its hands.
+    """
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    waiting.poll()
 
 
 def receive_body(connection: socket.socket, header: Header) -> Frame:

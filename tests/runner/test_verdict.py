@@ -217,8 +217,13 @@ def test_a_quota_that_gives_another_speed_than_declared_is_told(
 ) -> None:
     adopted = plan(0.0, 1, ["node1"])  # its stage takes 160 ms
     fits = [
-        QuotaFitted(t_s=-1.0, host=host, declared_cpu_share=0.1, quota_cpu_share=0.15, service_s=found_s)
-        for host, found_s in (("node1", 9.0), ("spare", 9.0), ("node1", service_s))  # the last fit counts
+        QuotaFitted(t_s=-1.0, host=host, declared_cpu_share=0.1, quota_cpu_share=quota, service_s=found_s)
+        for host, quota, found_s in (
+            ("node1", 0.1, 9.0),
+            ("spare", 0.15, 9.0),
+            ("node1", 0.15, service_s * 0.9),  # all that was measured under the last quota counts
+            ("node1", 0.15, service_s * 1.1),
+        )
     ]
     (found,) = verdict.checks_of_stages([*fits, adopted])
     assert (found.check, found.subject, found.level) == ("service_time_ms", "node1", level)

@@ -79,6 +79,54 @@ def test_a_frame_that_stalls_times_out(pair: tuple[socket.socket, socket.socket]
         receive_frame(pair[1], Limits())
 
 
+def test_who_waits_for_a_frame_leaves_the_senders_time_out_alone(pair: tuple[socket.socket, socket.socket]) -> None:
+    """One thread reads a connection while another sends on it: neither may change what the other relies on."""
+    ours, theirs = pair
+    ours.settimeout(0.2)
+    failures: list[BaseException] = []
+    reader = threading.Thread(target=receive_frame, args=(ours, Limits()))
+    reader.start()
+
+    def fill() -> None:
+        try:
+            while True:
+                send_frame(ours, Frame(FrameKind.DATA, 0, 0, payload=(bytes(1 << 20),)))
+        except OSError as error:
+            failures.append(error)
+
+    sender = threading.Thread(target=fill, daemon=True)
+    sender.start()
+    sender.join(10)
+    assert [type(failure) for failure in failures] == [TimeoutError]
+    theirs.shutdown(socket.SHUT_WR)
+    reader.join(5)
+    assert not reader.is_alive()
+
+
+def test_a_connection_carries_frames_both_ways_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    count = 3000
+
+    def send(end: socket.socket) -> None:
+        for number in range(count):
+            send_frame(end, Frame(FrameKind.DATA, 0, number, payload=(bytes(1000),)))
+
+    def receive(end: socket.socket, numbers: list[int]) -> None:
+        while len(numbers) < count and (frame := receive_frame(end, Limits())) is not None:
+            numbers.append(frame.request_id)
+
+    received: tuple[list[int], list[int]] = ([], [])
+    threads = [threading.Thread(target=send, args=(end,), daemon=True) for end in pair]
+    threads += [
+        threading.Thread(target=receive, args=(end, numbers), daemon=True)
+        for end, numbers in zip(pair, received, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert received == (list(range(count)), list(range(count)))
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
