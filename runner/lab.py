@@ -10,34 +10,27 @@ import contextlib
 import os
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from runner import quota_fit
 from runner.client import GO
 from runner.faults import InForce
-from runner.history import History, HostSample, HostStateChanged, LinkSample, QuotaFitted, QuotaProbed
-from runner.limits import Duty, cpu_limits, duties
+from runner.history import History, HostSample, LinkSample
+from runner.lab_quotas import fit_quotas
+from runner.lab_servers import CLIENT, KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, SENTINEL, Servers
+from runner.limits import cpu_limits
 from runner.observer import Observer, Watch
 from runner.outfit import Outfit
 from runner.preparation import Prepared
 from runner.tcp_timers import stretch_time_outs
-from testbed.emulation.cgroups import Cgroup, CgroupManager, CpuLimit
+from testbed.emulation.cgroups import CgroupManager
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.manifest import RunManifest
-from testbed.emulation.nursery import Nursery, ServerProcess, SpawnRequest
+from testbed.emulation.nursery import Nursery, ServerProcess
 from testbed.errors import ExperimentError, MachineError
-from testbed.serving.events import (
-    ClientFinished,
-    ClientReady,
-    ServerListening,
-    ServiceState,
-    now_s,
-)
-from testbed.units import format_size
+from testbed.serving.events import ClientFinished, ClientReady, ServiceState, now_s
 
 NURSERY_PRELOAD = (
     "torch",
@@ -48,12 +41,6 @@ NURSERY_PRELOAD = (
     "runner.sentinel",
     "runner.quota_fit",
 )
-CLIENT = "workload.client"
-SENTINEL = "machine.sentinel"
-"""Names of processes that are no hosts; a host's name has no dot."""
-
-LISTEN_TIMEOUT_S = 30.0
-KILL_TIMEOUT_S = 5.0
 
 
 class Lab:
@@ -84,20 +71,14 @@ class Lab:
         self.watch = Watch(history)
         self._experiment = prepared.emulated.experiment
         self._network = prepared.emulated.network
-        self._limits: dict[str, CpuLimit | None] = dict(cpu_limits(prepared))
         self._manifest = manifest
         self._outfit = Outfit(prepared, work)
         self._time_scale = prepared.experiment.compute.time_scale
         self._logs = logs
         self._history = history
-        self._servers: dict[str, ServerProcess] = {}
-        self._ordered: set[str] = set()
-        self._probes: dict[str, str] = {}
         self._stack = contextlib.ExitStack()
-        self._groups: dict[str, Cgroup] = {}
         self._manager = CgroupManager.detect()
         self.nursery = Nursery(NURSERY_PRELOAD, logs, manifest, log_owner=owner)
-        self.nursery.on_exit(self._on_exit)
         self.nursery.on_nursery_death(lambda status, _: self.watch.fail(f"the nursery ended with status {status}"))
         self.cluster = Cluster(
             self._network,
@@ -113,8 +94,20 @@ class Lab:
     def __enter__(self) -> Self:
         """Start the nursery, whose imports take seconds, and build the cluster meanwhile."""
         with contextlib.ExitStack() as stack:
-            self._observer = stack.enter_context(Observer(self._history))
+            observer = stack.enter_context(Observer(self._history))
             stack.callback(self._manager.remove_run, self._manifest.run_name)
+            self.servers = Servers(
+                self._experiment,
+                self.nursery,
+                self.cluster,
+                self._manager,
+                self._manifest,
+                self._logs,
+                self._history,
+                self.watch,
+                observer,
+                cpu_limits(self.prepared),
+            )
             stack.enter_context(self.cluster_after_nursery())
             self._stack = stack.pop_all()
         return self
@@ -131,15 +124,12 @@ class Lab:
         try:
             self.cluster.start()
             stretch_time_outs(map(self.cluster.host_pid, self._experiment.hosts), self._time_scale)
-            for host, spec in self._experiment.hosts.items():
-                limit = self._limits[host]
-                self._groups[host] = self._manager.create(self._manifest, host, limit, spec.memory_bytes)
-                self._tell(host, "starting")
+            self.servers.make_groups()
             # What comes next measures the links; on a machine with one core the imports would take the CPU from that.
             self.nursery.ready()
             yield
         finally:
-            self._ordered |= self._servers.keys()
+            self.servers.expect_all_ends()
             try:
                 self.nursery.close()
             finally:
@@ -149,79 +139,12 @@ class Lab:
 
     def start_sentinel(self) -> None:
         """The sentinel, beside the hosts but without a quota: late wake-ups of its own tell of theirs."""
-        group = self._manager.create(self._manifest, SENTINEL, None, None)
-        self._spawn(SENTINEL, None, "runner.sentinel:main", {}, cgroup=group)
+        group = self.servers.make_group(SENTINEL)
+        self.servers.spawn(SENTINEL, None, "runner.sentinel:main", {}, cgroup=group)
 
     def fit_quotas(self, cores: float) -> None:
-        """Measure how fast each worker computes under its quota, and correct that; see :mod:`runner.quota_fit`.
-
-        A host that can't compute its stage (for want of memory, say) keeps its quota; the system under test will meet
-        the same trouble.
-
-        Args:
-            cores: What all hosts may use together.
-
-        Raises:
-            MachineError: If a quota can't be set.
-            ExperimentError: If the measuring doesn't end in time.
-        """
-        limited = {host for host in self._experiment.workers if self._limits[host] is not None}
-        duties_of = {host: duty for host, duty in duties(self.prepared).items() if host in limited and duty.core_s > 0}
-        declared = {host: spec.share for host, spec in self._experiment.hosts.items()}
-        trials: dict[str, list[quota_fit.Trial]] = defaultdict(list)
-        for number in range(1, quota_fit.ROUNDS + 1):
-            limits = {host: limit for host, limit in self._limits.items() if limit is not None}
-            found = self._measure_paces(duties_of, number) if duties_of else {}
-            for host, (_, pace) in found.items():
-                trials[host].append(quota_fit.Trial(limits[host], pace))
-                self._history.append(
-                    QuotaFitted(
-                        t_s=now_s(),
-                        host=host,
-                        declared_cpu_share=declared[host],
-                        quota_cpu_share=limits[host].share,
-                        service_s=pace.service_s,
-                    )
-                )
-            off = {host: one for host, one in found.items() if not quota_fit.is_close(*one)}
-            if not off:
-                return
-            if number > quota_fit.CORRECTIONS:
-                continue
-            for host, (wanted_s, _) in off.items():
-                limits[host] = quota_fit.corrected(min(1.0, declared[host]), wanted_s, trials[host])
-            for host, limit in quota_fit.within(limits, declared, cores).items():
-                if limit != self._limits[host]:
-                    self._groups[host].set_cpu(limit)
-                    self._limits[host] = limit
-
-    def _measure_paces(self, duties_of: Mapping[str, Duty], number: int) -> dict[str, tuple[float, quota_fit.Pace]]:
-        """What each host's stage should take and what it takes, all hosts computing at once under their quotas."""
-        wanted_s = {
-            host: duty.core_s / min(1.0, self._experiment.hosts[host].share) for host, duty in duties_of.items()
-        }
-        for host, duty in duties_of.items():
-            config = {
-                "host": host,
-                "package": str(self._outfit.package),
-                "first_op": duty.first_op,
-                "last_op": duty.last_op,
-                "service_s": wanted_s[host],
-            }
-            self._probes[f"{host}.probe{number}"] = host
-            self._spawn(f"{host}.probe{number}", host, "runner.quota_fit:main", config, cgroup=self._groups[host])
-        limit_s = LISTEN_TIMEOUT_S + 10 * max([quota_fit.MOST_S, *wanted_s.values()])
-        count = len(duties_of)
-        probed = self.watch.wait(
-            lambda event: isinstance(event, QuotaProbed), number * count, limit_s, "the fit of the hosts' quotas"
-        )[-count:]
-        for host in duties_of:
-            self._servers[f"{host}.probe{number}"].wait(KILL_TIMEOUT_S)
-        return {
-            probe.host: (wanted_s[probe.host], quota_fit.Pace(probe.runs, probe.took_s))
-            for probe in probed
-            if isinstance(probe, QuotaProbed) and probe.runs
-        }
+        """Correct the workers' CPU quotas by measurement; see :func:`runner.lab_quotas.fit_quotas`."""
+        fit_quotas(self.servers, self.prepared, self._outfit.package, self._history, cores)
 
     def write_model(self) -> None:
         """The model, as the dispatcher holds it."""
@@ -236,8 +159,8 @@ class Lab:
         """
         for host in self._experiment.workers:
             config = self._outfit.node(host)
-            self._spawn(host, host, "testbed.serving.node:main", config, cgroup=self._groups[host])
-        self._await_listening(set(self._experiment.workers))
+            self.servers.spawn(host, host, "testbed.serving.node:main", config)
+        self.servers.await_listening(set(self._experiment.workers))
 
     def start_dispatcher(self) -> None:
         """The dispatcher; returns when the first plan serves.
@@ -247,7 +170,7 @@ class Lab:
         """
         host = self._experiment.dispatcher
         config = self._outfit.dispatcher()
-        self._spawn(host, host, "testbed.serving.dispatcher:main", config, cgroup=self._groups[host])
+        self.servers.spawn(host, host, "testbed.serving.dispatcher:main", config)
         states = self.watch.wait(
             lambda event: isinstance(event, ServiceState) and event.state in ("serving", "unavailable"),
             1,
@@ -267,8 +190,11 @@ class Lab:
         start, self._go = os.pipe()
         self._stack.callback(os.close, self._go)
         try:
-            group = self._manager.create(self._manifest, CLIENT, None, None)
-            self._spawn(CLIENT, self._experiment.dispatcher, "runner.client:main", config, cgroup=group, fds=(start,))
+            group, host = self.servers.make_group(CLIENT), self._experiment.dispatcher
+            fds = (start,)
+            self.servers.spawn(
+                CLIENT, host, "runner.client:main", config, cgroup=group, fds=fds, on_end=lambda *_: None
+            )
         finally:
             os.close(start)
         self.watch.wait(lambda event: isinstance(event, ClientReady), 1, LISTEN_TIMEOUT_S, "the client's start")
@@ -288,64 +214,7 @@ class Lab:
 
     def stop_system(self) -> None:
         """End every process of the system under test, which from now on would only disturb the measuring."""
-        self._ordered |= self._servers.keys()
-        for server in self._servers.values():
-            server.kill()
-        for server in self._servers.values():
-            server.wait(KILL_TIMEOUT_S)
-
-    def _spawn(
-        self,
-        name: str,
-        host: str | None,
-        entry: str,
-        config: Mapping[str, Any],
-        *,
-        cgroup: Cgroup,
-        fds: tuple[int, ...] = (),
-    ) -> None:
-        request = SpawnRequest(
-            name=name,
-            entry=entry,
-            config=config,
-            stdout=self._logs / f"{name}.log",
-            netns_pid=None if host is None else self.cluster.host_pid(host),
-            cgroup_paths=cgroup.join_paths(),
-            fds=(self._observer.writing_end.fileno(), *fds),
-        )
-        self._servers[name] = self.nursery.spawn(request)
-
-    def _await_listening(self, hosts: set[str]) -> None:
-        self.watch.wait(
-            lambda event: isinstance(event, ServerListening) and event.host in hosts,
-            len(hosts),
-            LISTEN_TIMEOUT_S,
-            "the start of the partition servers",
-        )
-        for host in hosts:
-            self._tell(host, "ready")
-
-    def _on_exit(self, name: str, pid: int, status: int, t_s: float) -> None:
-        if name in self._probes:
-            if status:
-                self._history.append(QuotaProbed(t_s=t_s, host=self._probes[name], runs=0, took_s=0.0))
-            return
-        if name in self._ordered or name == CLIENT:
-            return
-        server = self._servers.get(name)
-        detail = f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        group = self._groups.get(name)
-        if group is not None and status == -signal.SIGKILL and group.stats().oom_kills:
-            memory = self._experiment.hosts[name].memory_bytes
-            detail = f"out of memory: the kernel killed it at its limit of {format_size(memory or 0)}"
-        if server is not None and server.detail:
-            detail = f"{detail}: {server.detail}"
-        self._history.append(HostStateChanged(t_s=t_s, host=name, state="dead", detail=detail))
-        if name == self._experiment.dispatcher:
-            self.watch.fail(f"the dispatcher ended with {detail}; see {self._logs / f'{name}.log'}")
-
-    def _tell(self, host: str, state: str, detail: str = "") -> None:
-        self._history.append(HostStateChanged(t_s=now_s(), host=host, state=state, detail=detail))
+        self.servers.kill_all()
 
     # Faults ----------------------------------------------------------------------------------------------------------
 
@@ -355,8 +224,8 @@ class Lab:
         On a busy machine a process takes tenths of a second to end, though it runs no instruction of its own any more;
         so that is only waited for to confirm the fault, which raises MachineError if it doesn't.
         """
-        server = self._servers[host]
-        self._ordered.add(host)
+        server = self.servers[host]
+        self.servers.expect_end(server)
         if not server.kill():
             return InForce(now_s(), "had ended before")
         return InForce(now_s(), "killed", lambda: self._confirm_end(host, server))
@@ -366,7 +235,7 @@ class Lab:
             status = server.wait(KILL_TIMEOUT_S)
         except TimeoutError as error:
             raise MachineError(str(error)) from error
-        self._tell(host, "killed")
+        self.servers.tell(host, "killed")
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
     def set_link(self, link: str, *, rate_bps: int | None) -> None:
@@ -377,7 +246,7 @@ class Lab:
 
     def sample(self) -> None:
         """Read every host's cgroup and every link's counters into the history."""
-        for host, group in self._groups.items():
+        for host, group in self.servers.groups.items():
             stats = group.stats()
             self._history.append(
                 HostSample(
@@ -388,7 +257,7 @@ class Lab:
                     nr_throttled=stats.nr_throttled,
                     memory_bytes=stats.memory_rss_bytes,
                     oom_kills=stats.oom_kills,
-                    cpu_share=None if (limit := self._limits[host]) is None else limit.share,
+                    cpu_share=None if (limit := self.servers.limits[host]) is None else limit.share,
                 )
             )
         for counters in self.cluster.link_counters():
