@@ -25,13 +25,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.fidelity_rows import Parts, Row, measure
 from benchmarks.machine_pauses import Pauses
 from runner.admission import RUNNER_SHARE
-from runner.faults import Fault, InForce, Kill, Throttle
+from runner.faults.base import Fault, InForce, Way
+from runner.faults.hosts import Kill
+from runner.faults.links import LinkChange
 from runner.history import FaultEffective
 from runner.timeline import Timeline
 from testbed.emulation import probe_process
@@ -41,8 +43,11 @@ from testbed.emulation.cluster import Cluster
 from testbed.emulation.machine import capabilities
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.namespace import entered
+from testbed.emulation.overlay import Modification
+from testbed.emulation.shaping import Shape
 from testbed.serving.events import Event
 from testbed.spec.faults import KillFault, ThrottleFault
+from testbed.spec.faults.targets import Named
 from testbed.spec.hosts import HostSpec
 from testbed.spec.links import LinkSpec
 from testbed.spec.network import Network
@@ -260,9 +265,13 @@ class FaultBench:
         victim.kill()
         return InForce(time.monotonic(), "", lambda: str(victim.wait(_DEADLINE_S)))
 
-    def set_link(self, link: str, *, rate_bps: int | None) -> None:
+    def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
         """In place, and read back."""
-        self._cluster.set_link(link, rate_bps=rate_bps)
+        return self._cluster.modify_links(ways, fault, modification)
+
+    def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
+        """In place, and read back."""
+        self._cluster.cut_hosts(fault, pairs)
 
 
 def faults(quick: bool) -> Iterator[Row]:
@@ -309,10 +318,10 @@ def fault_lateness(
     planned: list[Fault] = []
     for number, at_s in enumerate(due_s):
         if number % 2:
-            planned.append(Kill(KillFault(at_s=at_s, kill=f"v{number // 2}")))
+            planned.append(Kill(KillFault(at_s=at_s, kill=Named((f"v{number // 2}",)))))
         else:
             spec = ThrottleFault(at_s=at_s, throttle=link.between, rate_bps=5_000_000 + 10_000 * number)
-            planned.append(Throttle(spec, link, ("a", "b")))
+            planned.append(LinkChange(spec, link, ("a", "b")))
     timeline = Timeline(planned, FaultBench(cluster, victims), note, time.monotonic)
     zero_s = time.monotonic() + 0.2
     try:

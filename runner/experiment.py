@@ -33,7 +33,7 @@ from pathlib import Path
 
 from runner import provenance, verdict
 from runner.admission import admit, demand, left_for_hosts
-from runner.faults import faults_of
+from runner.faults.compilation import faults_of, impairs
 from runner.history import Check, History, RunEnded, RunStarted
 from runner.interruption import Interruptions
 from runner.lab import Lab
@@ -41,6 +41,7 @@ from runner.limits import cpu_limits
 from runner.link_sample import links_to_measure
 from runner.link_traces import TracePlayer, compile_traces, restore_traced
 from runner.machine_load import sample as sample_machine
+from runner.observer import LatestPlan
 from runner.preparation import Prepared, prepare
 from runner.results import Owner, RunFolder, clear_errors, run_record
 from runner.summary import Summary, summarize
@@ -55,6 +56,8 @@ from testbed.emulation.probe import measure_links
 from testbed.errors import EXIT_FAILED, EXIT_INVALID, EXIT_PASSED, ExperimentError, TestbedError
 from testbed.serving.events import Event, Note, now_s
 from testbed.spec.experiment import Experiment
+from testbed.spec.faults import PartitionFault
+from testbed.spec.faults.timeline import timeline as timeline_of
 
 SAMPLE_PERIOD_S = 1.0
 LEAD_S = 0.2
@@ -111,8 +114,7 @@ def run(experiment: Experiment, options: Options) -> Result:
             options.progress("asking the machine what it can do")
             machine = capabilities()
         require(machine, needed(experiment, options))
-        delayed = any(link.is_impaired for link in experiment.links)
-        by_process = delayed and (options.delay_backend == "delayline" or not machine["netem"].ok)
+        by_process = impairs(experiment) and (options.delay_backend == "delayline" or not machine["netem"].ok)
         shares = {host: None if limit is None else limit.share for host, limit in cpu_limits(prepared).items()}
         needs = demand(prepared, shares, delay_line=by_process)
         admit(needs, machine.cores, machine.memory_bytes)
@@ -148,8 +150,10 @@ def needed(experiment: Experiment, options: Options) -> tuple[str, ...]:
         names.append("htb")
     if any(link.way(source).duplicate for link in experiment.links for source in link.between):
         names.append("netem")
-    if any(link.is_impaired for link in experiment.links):
+    if impairs(experiment):
         names.append({"auto": "delay", "netem": "netem", "delayline": "nfqueue"}[options.delay_backend])
+    if any(isinstance(fault, PartitionFault) for fault in timeline_of(experiment)):
+        names.append("packet_rules")
     return tuple(names)
 
 
@@ -204,7 +208,7 @@ def emulate(
 def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Interruptions) -> bool:
     """Steps 7 and 8; returns whether the workload came to its end."""
     experiment, k = prepared.emulated.experiment, prepared.experiment.compute.time_scale
-    timeline = Timeline(faults_of(experiment), lab, history.append, time.monotonic)
+    timeline = Timeline(faults_of(prepared.experiment), lab, history.append, time.monotonic, LatestPlan(history))
     traces = TracePlayer(compile_traces(experiment), lab.cluster, history.append, time.monotonic, lab.watch.fail)
     lab.cluster.delayline_lateness(clear=True)
     zero_s = now_s() + LEAD_S

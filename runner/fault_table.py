@@ -2,14 +2,15 @@
 
 How a fault is matched with what followed it:
 
-- A fault of hosts (``kill``): *detected* at the first :class:`HostLost` of one of its hosts since it started;
-  *replanned* at the first plan adopted after that which uses none of them (or any plan, once the fault is healed);
-  *recovered* when the client has the first right answer of that plan's epoch or a later one. If none of its hosts had a
-  stage in the epoch that served, service went on: it is recovered at the first right answer after it, unless a new plan
-  came all the same.
-- A fault of links (``throttle``): *detected* and *replanned* only if a host at an end of a link was taken for dead, or
-  a plan adopted, while it was in force and no fault of hosts accounts for that. *Recovered* when throughput is back, as
-  :class:`RecoveryRule` defines it.
+- A fault of hosts (``kill``, ``isolate``): *detected* at the first :class:`HostLost` of one of its hosts since it
+  started; *replanned* at the first plan adopted after that which uses none of them (or any plan, once the fault is
+  healed); *recovered* when the client has the first right answer of that plan's epoch or a later one. If none of its
+  hosts had a stage in the epoch that served, service went on: it is recovered at the first right answer after it,
+  unless a new plan came all the same. One that was healed before anybody planned around it is recovered at the first
+  right answer after its healing.
+- A fault of links (``throttle``, ``partition``): *detected* and *replanned* only if a host at an end of a link was
+  taken for dead, or a plan adopted, while it was in force and no fault of hosts accounts for that. *Recovered* when
+  throughput is back, as :class:`RecoveryRule` defines it.
 
 Throughput is right answers a second, as the client gets them:
 
@@ -20,6 +21,7 @@ Throughput is right answers a second, as the client gets them:
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,6 +106,17 @@ def right_answers(events: Sequence[Event]) -> list[RequestCompleted]:
     return sorted(found, key=lambda e: e.t_s)
 
 
+def scheduled_faults(events: Sequence[Event]) -> list[FaultScheduled]:
+    """All faults in the order of the timeline, each with what it hit as found when it struck."""
+    found = {e.fault: e for e in events if isinstance(e, FaultScheduled)}
+    for event in events:
+        if isinstance(event, FaultStarted) and event.target and event.fault in found:
+            found[event.fault] = dataclasses.replace(
+                found[event.fault], target=event.target, hosts=event.hosts, links=event.links, ends=event.ends
+            )
+    return sorted(found.values(), key=lambda e: (e.due_s, e.fault))
+
+
 def disturbances(events: Sequence[Event], rule: RecoveryRule = RecoveryRule()) -> list[Disturbance]:
     """Every scheduled fault with what followed it, in the order of the timeline."""
     analysis = _Analysis(events, rule)
@@ -156,10 +169,7 @@ class _Analysis:
         self.answers = right_answers(self.events)
         self.answers_s = [answer.t_s for answer in self.answers]
         self.end_s = tables.workload_end_s(self.events)
-        self.scheduled = sorted(
-            {e.fault: e for e in self.events if isinstance(e, FaultScheduled)}.values(),
-            key=lambda e: (e.due_s, e.fault),
-        )
+        self.scheduled = scheduled_faults(self.events)
         self.started = {e.fault: e.t_s for e in reversed(self.events) if isinstance(e, FaultStarted)}
         self.healed = {e.fault: e.t_s for e in reversed(self.events) if isinstance(e, FaultHealed)}
         self.effective = tables.effective_faults(self.events)
@@ -230,6 +240,8 @@ class _Analysis:
             recovered_s = next((a.t_s for a in self.answers if a.epoch >= replanned.epoch), None)
         elif not needed:
             recovered_s = self._first_answer_s(effective_s)
+        elif healed_s is not None:
+            recovered_s = self._first_answer_s(healed_s)
         else:
             recovered_s = None
         return _Outcome(

@@ -57,7 +57,7 @@ class FaultScheduled(Event):
         hosts: Hosts whose service it takes away; none for a fault of a link.
         links: Links that it changes.
         ends: The hosts at their ends.
-        detail: What it does, for people, such as ``2Mbit/s``.
+        detail: What it does, for people, such as ``to 2Mbit/s``.
     """
 
     kind: ClassVar[str] = "fault_scheduled"
@@ -74,10 +74,18 @@ class FaultScheduled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultStarted(Event):
-    """The experimenter begins to inject the fault."""
+    """The experimenter begins to inject the fault.
+
+    What it hits is told again, because a fault of a stage or of the bottleneck finds its host only now; as in
+    :class:`FaultScheduled`.
+    """
 
     kind: ClassVar[str] = "fault_started"
     fault: int
+    target: str = ""
+    hosts: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +94,16 @@ class FaultEffective(Event):
 
     kind: ClassVar[str] = "fault_effective"
     fault: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultChanged(Event):
+    """A fault in force has changed (a flapping link, a recorded rate), as read back; ``due_s`` is when it should."""
+
+    kind: ClassVar[str] = "fault_changed"
+    fault: int
+    due_s: float
     detail: str = ""
 
 
@@ -244,6 +262,7 @@ EXPERIMENTER_EVENTS: tuple[type[Event], ...] = (
     FaultScheduled,
     FaultStarted,
     FaultEffective,
+    FaultChanged,
     FaultHealed,
     FaultFailed,
     HostStateChanged,

@@ -10,13 +10,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from runner.client import GO
-from runner.faults import InForce
+from runner.faults.base import InForce, Way
+from runner.faults.compilation import foreseen
 from runner.history import History, HostSample, LinkSample
 from runner.lab_quotas import fit_quotas
 from runner.lab_servers import CLIENT, KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, SENTINEL, Servers
@@ -29,6 +30,8 @@ from testbed.emulation.cgroups import CgroupManager
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.nursery import Nursery, ServerProcess
+from testbed.emulation.overlay import Modification
+from testbed.emulation.shaping import Shape
 from testbed.errors import ExperimentError, MachineError
 from testbed.serving.events import ClientFinished, ClientReady, ServiceState, now_s
 
@@ -89,6 +92,7 @@ class Lab:
             seed=prepared.experiment.seed,
             on_failure=self.watch.fail,
             switching=self._experiment.switching,
+            foreseen=foreseen(prepared.experiment),
         )
 
     def __enter__(self) -> Self:
@@ -238,9 +242,13 @@ class Lab:
         self.servers.tell(host, "killed")
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
-    def set_link(self, link: str, *, rate_bps: int | None) -> None:
-        """Change a link's rate in place, in both directions."""
-        self.cluster.set_link(link, rate_bps=rate_bps)
+    def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
+        """Lay a fault over directions of links, change it or (None) take it away."""
+        return self.cluster.modify_links(ways, fault, modification)
+
+    def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
+        """Let no packet of either host of a pair reach the other; without pairs the fault is taken away."""
+        self.cluster.cut_hosts(fault, pairs)
 
     # Samples ---------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from runner.history import (
     FaultFailed,
     FaultHealed,
     FaultScheduled,
+    FaultStarted,
     HostSample,
     HostStateChanged,
     RunEnded,
@@ -162,6 +164,8 @@ class LiveView:
         match event:
             case FaultScheduled():
                 self.faults[event.fault] = event
+            case FaultStarted(fault=number, target=target) if target and number in self.faults:
+                self.faults[number] = dataclasses.replace(self.faults[number], target=target)
             case FaultEffective():
                 return [self._line(event.t_s, f"fault: {self._fault(event.fault)}", "bad")]
             case FaultHealed():
@@ -211,7 +215,7 @@ class LiveView:
         found = self.faults.get(fault)
         if found is None:
             return f"number {fault}"
-        return f"{found.verb} {found.target}" + (f" to {found.detail}" if found.detail else "")
+        return f"{found.verb} {found.target}" + (f" {found.detail}" if found.detail else "")
 
     def _line(self, t_s: float, text: str, tone: str = "info") -> Line:
         return Line(None if self.zero_s is None else t_s - self.zero_s, text, tone)

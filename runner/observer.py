@@ -12,7 +12,7 @@ from typing import Self
 
 from runner.history import History, event_from_json
 from testbed.errors import ExperimentError
-from testbed.serving.events import Event, Note, now_s
+from testbed.serving.events import Event, Note, PlanAdopted, now_s
 
 MAX_EVENT_BYTES = 1 << 20
 BUFFER_BYTES = 4 << 20
@@ -56,6 +56,24 @@ class Observer:
                 self._history.append(event_from_json(data))
             except ValueError as error:
                 self._history.append(Note(t_s=now_s(), source="observer", text=f"not an event: {error}"))
+
+
+class LatestPlan:
+    """Knows the plan that the dispatcher adopted last."""
+
+    def __init__(self, history: History) -> None:
+        self._plan: PlanAdopted | None = None
+        history.listen(self._listen)
+        for event in history.events:
+            self._listen(event)
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, PlanAdopted) and (self._plan is None or event.epoch >= self._plan.epoch):
+            self._plan = event
+
+    def __call__(self) -> PlanAdopted | None:
+        """That plan; None before the first."""
+        return self._plan
 
 
 class Watch:

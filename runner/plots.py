@@ -304,7 +304,7 @@ def _fault_label(fault: Disturbance) -> str:
         span_s = (t_s or 0.0) - (fault.effective_s or 0.0)
         return "at once" if span_s < 0 else f"after {_short(span_s)}"
 
-    lines = [f"{fault.kind} {fault.target}" + (f" to {fault.detail}" if fault.detail else "")]
+    lines = [f"{fault.kind} {fault.target}" + (f" {fault.detail}" if fault.detail else "")]
     if fault.healed_s is not None:
         lines.append(f"healed {after(fault.healed_s)}")
     if fault.detected_s is not None:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.faults import Fault, Lab
-from runner.history import FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
+from runner.history import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.promptness import act_promptly
 from testbed.errors import TestbedError
-from testbed.serving.events import Reporter
+from testbed.serving.events import PlanAdopted, Reporter
 
 Clock = Callable[[], float]
 Wait = Callable[[float], bool]
@@ -20,11 +20,15 @@ Wait = Callable[[float], bool]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Step:
-    """One thing to do: ``due_s`` from the start of the workload, to inject or to heal which fault."""
+    """One thing to do, ``due_s`` from the start of the workload: to inject, to change or to heal a fault.
+
+    ``turn`` is the number of the change; negative for the others.
+    """
 
     due_s: float
     fault: int
     heals: bool
+    turn: int = -1
 
 
 def compile_steps(faults: Sequence[Fault]) -> tuple[Step, ...]:
@@ -34,6 +38,11 @@ def compile_steps(faults: Sequence[Fault]) -> tuple[Step, ...]:
         Step(fault.at_s + fault.for_s, number, heals=True)
         for number, fault in enumerate(faults)
         if fault.for_s is not None
+    ]
+    steps += [
+        Step(fault.at_s + offset_s, number, heals=False, turn=turn)
+        for number, fault in enumerate(faults)
+        for turn, offset_s in enumerate(fault.turns)
     ]
     return tuple(sorted(steps))
 
@@ -46,10 +55,19 @@ class Timeline:
         lab: What they act on.
         report: The history.
         clock: The shared monotonic clock.
+        plan: The plan in force, for faults that strike a host by its part in it.
     """
 
-    def __init__(self, faults: Sequence[Fault], lab: Lab, report: Reporter, clock: Clock) -> None:
-        self._faults = tuple(faults)
+    def __init__(
+        self,
+        faults: Sequence[Fault],
+        lab: Lab,
+        report: Reporter,
+        clock: Clock,
+        plan: Callable[[], PlanAdopted | None] = lambda: None,
+    ) -> None:
+        self._faults = list(faults)
+        self._plan = plan
         self._steps = compile_steps(faults)
         self._lab = lab
         self._report = report
@@ -100,6 +118,8 @@ class Timeline:
                 return
             if step.heals:
                 self._heal(step.fault)
+            elif step.turn >= 0:
+                self._turn(step, zero_s)
             else:
                 self._inject(step.fault)
 
@@ -118,10 +138,20 @@ class Timeline:
             self._heal(number)
 
     def _inject(self, number: int) -> None:
-        self._report(FaultStarted(t_s=self._clock(), fault=number))
+        began_s = self._clock()
+        try:
+            fault = self._faults[number] = self._faults[number].aimed(self._plan())
+        except TestbedError as error:
+            self._report(FaultFailed(t_s=began_s, fault=number, error=str(error)))
+            return
+        self._report(
+            FaultStarted(
+                t_s=began_s, fault=number, target=fault.target, hosts=fault.hosts, links=fault.links, ends=fault.ends
+            )
+        )
         self._in_force.add(number)
         try:
-            found = self._faults[number].inject(self._lab)
+            found = fault.inject(self._lab)
         except TestbedError as error:
             self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
         else:
@@ -129,6 +159,18 @@ class Timeline:
                 self._report(FaultEffective(t_s=found.t_s, fault=number, detail=found.detail))
                 return
             self._unconfirmed.put((number, found.t_s, found.confirm))
+
+    def _turn(self, step: Step, zero_s: float) -> None:
+        fault = self._faults[step.fault]
+        following_s = [zero_s + fault.at_s + offset_s for offset_s in fault.turns[step.turn + 1 : step.turn + 2]]
+        if step.fault not in self._in_force or any(self._clock() >= due_s for due_s in following_s):
+            return
+        try:
+            detail = fault.turn(self._lab, step.turn)
+        except TestbedError as error:
+            self._report(FaultFailed(t_s=self._clock(), fault=step.fault, error=str(error)))
+        else:
+            self._report(FaultChanged(t_s=self._clock(), fault=step.fault, due_s=zero_s + step.due_s, detail=detail))
 
     def _confirm(self) -> None:
         while (waiting := self._unconfirmed.get()) is not None:

@@ -20,6 +20,7 @@ from statistics import fmean
 from runner import tables
 from runner.history import (
     Check,
+    FaultChanged,
     FaultScheduled,
     FaultStarted,
     HostSample,
@@ -158,10 +159,10 @@ def check_fault(t_s: float, subject: str, due_s: float, started_s: float | None,
 
 
 def check_trace(t_s: float, lateness_s: Sequence[float], bars: Thresholds = DEFAULTS) -> Check:
-    """How late the links' traces changed rates."""
+    """How late links were changed that follow a recording, or flap."""
     late_ms = percentile(lateness_s, 99) * 1e3 if lateness_s else 0.0
     level = bars.fault_lateness_ms.level(late_ms)
-    words = f"1 % of the changes of rate were made over {late_ms:.3g} ms late"
+    words = f"1 % of the links' timed changes were made over {late_ms:.3g} ms late"
     requested = bars.fault_lateness_ms.suspect
     return _check(t_s, "trace_lateness_p99_ms", "link traces", requested, late_ms, None, level, "ms", words)
 
@@ -350,7 +351,8 @@ def checks_of_events(events: Sequence[Event], bars: Thresholds = DEFAULTS) -> li
             checks.append(check_fault(end, subject, fault.due_s, starts.get(fault.fault), bars))
     late_s = [max(0.0, event.t_s - event.due_s) for event in events if isinstance(event, RequestSubmitted)]
     checks.append(check_generator(end, late_s, bars))
-    traced_s = [max(0.0, event.t_s - event.due_s) for event in events if isinstance(event, LinkRateChanged)]
+    changes = (event for event in events if isinstance(event, (LinkRateChanged, FaultChanged)))
+    traced_s = [max(0.0, event.t_s - event.due_s) for event in changes]
     if traced_s:
         checks.append(check_trace(end, traced_s, bars))
     return checks

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from testbed.emulation import namespace
+from testbed.emulation.cuts import Cuts
 from testbed.emulation.delay_service import DelayService, DelayStatistics
 from testbed.emulation.fabric import Fabric
 from testbed.emulation.impairment import Bursts
 from testbed.emulation.links import NEEDS_NETEM, LinkControl, LinkCounters
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.openvswitch import OpenVSwitch
+from testbed.emulation.overlay import Modification, overlaid
 from testbed.emulation.shaping import Shape, offload_segments
 from testbed.errors import MachineError
 from testbed.spec.experiment import Switching
@@ -53,6 +55,7 @@ class Cluster:
         seed: Of the delay line's random losses.
         on_failure: Called from another thread, with a sentence, when the emulation breaks during the run.
         switching: What the switches are.
+        foreseen: What faults will do to links; so the machine is asked for it before the run, not during it.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Cluster:
         seed: int = 0,
         on_failure: Callable[[str], None] | None = None,
         switching: Switching = "bridge",
+        foreseen: Iterable[Modification] = (),
     ) -> None:
         if set(hosts) != set(network.hosts):
             raise ValueError("the host specs are not those of the network")
@@ -76,6 +80,9 @@ class Cluster:
         self._seed = seed
         self._on_failure = on_failure
         self._switching = switching
+        # Only what happens to packets on their way: queues are made for the declared rates.
+        self._foreseen = tuple(dataclasses.replace(overlaid(Shape(), [one]), rate_bps=None) for one in foreseen)
+        self._cuts: Cuts | None = None
         self._switches: list[OpenVSwitch] = []
         self._failure: str | None = None
         self._mininet: EmulatedNetwork | None = None
@@ -112,7 +119,8 @@ class Cluster:
         from testbed.emulation.mininet_nodes import EmulatedNetwork
 
         self._failure = None
-        shapes = [Shape.of(link.way(source)) for link in self.network.links for source in link.between]
+        declared = [Shape.of(link.way(source)) for link in self.network.links for source in link.between]
+        shapes = [*declared, *self._foreseen]
         self._is_impaired = any(shape.is_impaired for shape in shapes)
         _check_mnexec()
         self._netem = self._choose_netem()
@@ -170,6 +178,7 @@ class Cluster:
         if self._delay_service is not None:
             self._delay_service.stop()
             self._delay_service = None
+        self._cuts = None
         if self._links is not None:
             self._links.close()
             self._links = None
@@ -239,7 +248,7 @@ class Cluster:
         up: bool | _Unchanged = UNCHANGED,
         source: str | None = None,
     ) -> None:
-        """Change a link in place and read it back; what is left out stays.
+        """Change a link in place and read it back; what is left out stays, and so do faults in force on it.
 
         Args:
             link: Its name.
@@ -266,8 +275,44 @@ class Cluster:
 
         self._running().set(link, changed, source)
 
+    def modify_links(
+        self, ways: Iterable[tuple[str, str]], fault: Hashable, modification: Modification | None
+    ) -> tuple[Shape, ...]:
+        """Lay a fault over directions of links, change it, or take it away; it composes with what else is set.
+
+        Args:
+            ways: Name of a link and the end that sends, for each direction.
+            fault: What tells this fault from others.
+            modification: What it does; None takes it away.
+
+        Returns:
+            What is in force then on each direction, as read back.
+
+        Raises:
+            KeyError: If there is no such link, or it doesn't end there.
+            MachineError: If the cluster isn't running, or the kernel does something else.
+        """
+        return self._running().modify(ways, fault, modification)
+
+    def cut_hosts(self, fault: Hashable, pairs: Iterable[tuple[str, str]]) -> None:
+        """Let no packet of either host of a pair reach the other, or, without pairs, take that fault away.
+
+        Args:
+            fault: What tells this fault from others; pairs that several cut stay cut until all are taken away.
+            pairs: Of hosts.
+
+        Raises:
+            KeyError: If there is no such host.
+            MachineError: If the cluster isn't running, or the kernel does something else.
+        """
+        self._running()
+        if self._cuts is None:
+            pids = {host: self.host_pid(host) for host in self.network.hosts}
+            self._cuts = Cuts({host: (pid, self.network.address(host)) for host, pid in pids.items()})
+        self._cuts.set(fault, pairs)
+
     def restore_link(self, link: str) -> None:
-        """Bring both directions of a link back to what the spec declares; as :meth:`set_link`."""
+        """Bring both directions of a link back to what the spec declares, faults aside; as :meth:`set_link`."""
         self._running().restore(link)
 
     def declared_shape(self, link: str, source: str) -> Shape:

@@ -6,10 +6,12 @@ without netem, delayed at its receiving one (:mod:`testbed.emulation.delayline`)
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from testbed.emulation import namespace, queues, shaping
@@ -17,6 +19,7 @@ from testbed.emulation.delay_service import DelayService, QueueSettings
 from testbed.emulation.fabric import Endpoint, Fabric
 from testbed.emulation.interception import BRIDGE_INTERCEPTION, Interception, Interceptor
 from testbed.emulation.netlink import RouteSocket
+from testbed.emulation.overlay import Modification, overlaid
 from testbed.emulation.queues import QueueCounters
 from testbed.emulation.shaping import Argv, Egress, Shape
 from testbed.errors import MachineError
@@ -62,13 +65,16 @@ class _Direction:
     source: Endpoint
     target: Endpoint
     declared: Shape
+    # What is set, before the faults that modify it, and what the kernel does.
+    base: Shape
     current: Shape
     round_trip_s: float
     queue: int
     interception: Interception
     intercepted: bool = False
     # What is to be added to the kernel's counts: they begin afresh when a queue is made, and end with it.
-    base: QueueCounters = _NOTHING
+    carried: QueueCounters = _NOTHING
+    faults: dict[Hashable, Modification] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -100,6 +106,7 @@ class LinkControl:
         self._segments = segments
         self._delay_service = delay_service
         self._seed = seed
+        self._lock = threading.RLock()
         self._interceptor = Interceptor()
         self._pieces_are_cut = segments == 1
         self._bound: set[str] = set()
@@ -119,7 +126,7 @@ class LinkControl:
             interception = Interception(target.interface, self._fabric.is_switch(target.node), number + offset)
             declared = Shape.of(link.way(source.node))
             round_trip_s = _both_delays_s(link) + others_s
-            yield _Direction(source, target, declared, Shape(), round_trip_s, number + offset, interception)
+            yield _Direction(source, target, declared, declared, Shape(), round_trip_s, number + offset, interception)
 
     def start(self) -> None:
         """Shape all links as declared.
@@ -132,7 +139,7 @@ class LinkControl:
                 self._sockets[node] = RouteSocket()
             for interface in self._sockets[node].interfaces():
                 self._indexes[node, interface.name] = interface.index
-        self._apply({id(direction): direction.declared for direction in self._directions}, self._directions)
+        self._apply({id(direction): direction.base for direction in self._directions}, self._directions)
 
     def close(self) -> None:
         """Let go of the namespaces; twice is fine."""
@@ -141,26 +148,63 @@ class LinkControl:
         self._sockets = {}
 
     def set(self, link: str, changes: Callable[[Shape], Shape], source: str | None = None) -> None:
-        """Change a link in place.
+        """Change a link in place; faults in force on it stay.
 
         Args:
             link: Its name.
-            changes: From the present shape of a direction to the new one.
+            changes: From the shape that is set on a direction, faults aside, to the new one.
             source: The end that sends in the direction to change; None for both directions.
 
         Raises:
             KeyError: If there is no such link, or it doesn't end at `source`.
             MachineError: If something can't be set or is read back otherwise.
         """
-        directions = [one for one in self._of(link) if source is None or one.source.node == source]
-        if not directions:
-            raise KeyError(source)
-        self._apply({id(direction): changes(direction.current) for direction in directions}, directions)
+        with self._lock:
+            directions = [one for one in self._of(link) if source is None or one.source.node == source]
+            if not directions:
+                raise KeyError(source)
+            self._set({id(direction): changes(direction.base) for direction in directions}, directions)
 
     def restore(self, link: str) -> None:
         """Bring both directions of a link back to what was declared; as :meth:`set`."""
-        directions = self._of(link)
-        self._apply({id(direction): direction.declared for direction in directions}, directions)
+        with self._lock:
+            directions = self._of(link)
+            self._set({id(direction): direction.declared for direction in directions}, directions)
+
+    def _set(self, bases: Mapping[int, Shape], directions: list[_Direction]) -> None:
+        wanted = {id(one): overlaid(bases[id(one)], one.faults.values()) for one in directions}
+        self._apply(wanted, directions)
+        for direction in directions:
+            direction.base = bases[id(direction)]
+
+    def modify(
+        self, ways: Iterable[tuple[str, str]], fault: Hashable, modification: Modification | None
+    ) -> tuple[Shape, ...]:
+        """Lay a fault over directions of links, change it, or take it away again.
+
+        Args:
+            ways: Name of a link and the end that sends, for each direction.
+            fault: What tells this fault from others.
+            modification: What it does; None takes it away.
+
+        Returns:
+            What is in force then on each direction, as read back.
+
+        Raises:
+            KeyError: If there is no such link, or it doesn't end there.
+            MachineError: If something can't be set or is read back otherwise.
+        """
+        with self._lock:
+            directions = [self._way(link, source) for link, source in ways]
+            mine = {} if modification is None else {fault: modification}
+            faults = {
+                id(one): {key: there for key, there in one.faults.items() if key != fault} | mine for one in directions
+            }
+            wanted = {id(one): overlaid(one.base, faults[id(one)].values()) for one in directions}
+            self._apply(wanted, directions)
+            for direction in directions:
+                direction.faults = faults[id(direction)]
+            return tuple(direction.current for direction in directions)
 
     def _cut_up_pieces(self) -> None:
         """Have senders hand down single frames: netem draws once for all the frames of a piece.
@@ -173,12 +217,12 @@ class LinkControl:
             namespace.run_batch(self._pids[node], "ip", self._fabric.piece_commands(node))
 
     def current(self, link: str, source: str) -> Shape:
-        """The present shape of the direction that leaves `source`."""
-        return next(direction.current for direction in self._of(link) if direction.source.node == source)
+        """What the kernel does now on the direction that leaves `source`."""
+        return self._way(link, source).current
 
     def declared(self, link: str, source: str) -> Shape:
         """The shape that the direction that leaves `source` had at the start."""
-        return next(direction.declared for direction in self._of(link) if direction.source.node == source)
+        return self._way(link, source).declared
 
     def counters(self) -> list[LinkCounters]:
         """Counters of every direction; two messages to the kernel for each namespace.
@@ -188,18 +232,24 @@ class LinkControl:
         """
         if not self._sockets:
             raise MachineError("the emulated links aren't up")
+        found: list[LinkCounters] = []
+        for node, directions in self._by_node(self._directions, lambda direction: direction.source.node).items():
+            with self._lock:  # not while a queue is replaced; and a fault waits for one node at most
+                found += self._totals(node, directions)
+        return found
+
+    def _totals(self, node: str, directions: list[_Direction]) -> list[LinkCounters]:
         return [
             LinkCounters(
                 direction.source.link,
                 node,
                 direction.target.node,
                 t_s,
-                counted.sent_bytes + direction.base.sent_bytes,
-                counted.sent_packets + direction.base.sent_packets,
-                counted.drops + direction.base.drops,
+                counted.sent_bytes + direction.carried.sent_bytes,
+                counted.sent_packets + direction.carried.sent_packets,
+                counted.drops + direction.carried.drops,
                 counted.backlog_bytes,
             )
-            for node, directions in self._by_node(self._directions, lambda direction: direction.source.node).items()
             for t_s, direction, counted in self._counted(node, directions)
         ]
 
@@ -223,20 +273,28 @@ class LinkControl:
         Raises:
             MachineError: If the kernel refuses.
         """
-        try:
-            for endpoint in self._fabric.endpoints_of(host):
-                self._sockets[host].set_up(self._indexes[host, endpoint.interface], up)
-        except OSError as error:
-            raise MachineError(f"can't bring the links of {host} {'up' if up else 'down'}: {error.strerror}") from error
-        if up:
-            # The kernel forgot routes and neighbours when the interfaces went down.
-            namespace.run_batch(self._pids[host], "ip", self._fabric.commands(host))
+        with self._lock:
+            try:
+                for endpoint in self._fabric.endpoints_of(host):
+                    self._sockets[host].set_up(self._indexes[host, endpoint.interface], up)
+            except OSError as error:
+                verb = "up" if up else "down"
+                raise MachineError(f"can't bring the links of {host} {verb}: {error.strerror}") from error
+            if up:
+                # The kernel forgot routes and neighbours when the interfaces went down.
+                namespace.run_batch(self._pids[host], "ip", self._fabric.commands(host))
 
     def _of(self, link: str) -> list[_Direction]:
         found = [direction for direction in self._directions if direction.source.link == link]
         if not found:
             raise KeyError(link)
         return found
+
+    def _way(self, link: str, source: str) -> _Direction:
+        for direction in self._of(link):
+            if direction.source.node == source:
+                return direction
+        raise KeyError(source)
 
     def _egress(self, direction: _Direction, shape: Shape) -> Egress:
         return Egress(shape, direction.round_trip_s, self._segments, with_netem=self._delay_service is None)
@@ -283,10 +341,10 @@ class LinkControl:
         except MachineError as error:
             raise MachineError(f"can't shape the links of {node}: {error.message}", remedy=error.remedy) from error
         for (_, direction, new), counted in zip(self._counted(node, replaced), old, strict=True):
-            direction.base = QueueCounters(
-                direction.base.sent_bytes + counted.sent_bytes - new.sent_bytes,
-                direction.base.sent_packets + counted.sent_packets - new.sent_packets,
-                direction.base.drops + counted.drops - new.drops,
+            direction.carried = QueueCounters(
+                direction.carried.sent_bytes + counted.sent_bytes - new.sent_bytes,
+                direction.carried.sent_packets + counted.sent_packets - new.sent_packets,
+                direction.carried.drops + counted.drops - new.drops,
                 0,
             )
 

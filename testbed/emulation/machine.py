@@ -259,7 +259,10 @@ def _network(probed: Mapping[str, str] | None) -> list[Check]:
     fault = "" if either else _NOT_TRIED if probed is None else "neither netem nor the delay line works"
     remedy = _AS_ROOT if probed is None else f"one of: {netem.remedy}; {nfqueue.remedy}"
     delay = _check("delay", fault, f"by {either[0]}" if either else "", remedy, "delay of links", required=True)
-    return [*found, nfqueue, delay]
+    fault = _NOT_TRIED if probed is None else probed["drop_rules"]
+    remedy = _AS_ROOT if probed is None else "apt-get install iptables; the kernel needs iptable_mangle"
+    rules = _check("packet_rules", fault, "work", remedy, "partitions of hosts", required=False)
+    return [*found, nfqueue, delay, rules]
 
 
 def _available_memory_bytes() -> int:

@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable, Mapping
 
 from testbed.emulation import netlink, nfqueue, syscalls
+from testbed.emulation.cuts import drop_rule
 from testbed.emulation.interception import Interception, Interceptor
+from testbed.emulation.packet_rules import PacketRules
 from testbed.errors import TestbedError
 
 _TIMEOUT_S = 10.0
@@ -53,6 +55,10 @@ def _queue_rules() -> None:
     Interceptor().apply(os.getpid(), [Interception(_HOST, False, 1), Interception(_PORT, True, 2)])
 
 
+def _drop_rules() -> None:
+    PacketRules().apply(os.getpid(), [drop_rule("192.0.2.1")])
+
+
 def _queue_socket() -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfqueue.NETLINK_NETFILTER) as connection:
         connection.settimeout(_TIMEOUT_S)
@@ -71,6 +77,7 @@ FEATURES: Mapping[str, Callable[[], None]] = {
     "bridge": _bridge,
     "htb": _htb,
     "netem": _netem,
+    "drop_rules": _drop_rules,
     "queue_rules": _queue_rules,
     "queue_socket": _queue_socket,
 }

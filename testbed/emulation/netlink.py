@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -112,7 +113,8 @@ def parse_interface(body: bytes) -> InterfaceState:
 class RouteSocket:
     """A routing socket of the namespace in which it is made (see :func:`testbed.emulation.namespace.entered`).
 
-    It stays there wherever its users go, and keeps the namespace alive until it is closed.
+    It stays there wherever its users go, and keeps the namespace alive until it is closed. Threads may share it: one
+    request is answered before the next is made.
     """
 
     def __init__(self) -> None:
@@ -120,6 +122,7 @@ class RouteSocket:
         self._socket.settimeout(_DEADLINE_S)
         self._socket.bind((0, 0))
         self._sequence = 0
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Let go of the namespace; twice is fine."""
@@ -131,6 +134,10 @@ class RouteSocket:
         Raises:
             OSError: The kernel's own error, or a time-out after 5 s.
         """
+        with self._lock:
+            return self._dump(kind, body)
+
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
         self._sequence += 1
         self._socket.send(message(kind, REQUEST | DUMP, self._sequence, body))
         found: list[bytes] = []
@@ -159,6 +166,10 @@ class RouteSocket:
         Raises:
             OSError: The kernel's own error, or a time-out after 5 s.
         """
+        with self._lock:
+            self._request(kind, body)
+
+    def _request(self, kind: int, body: bytes) -> None:
         self._sequence += 1
         self._socket.send(message(kind, REQUEST | ACK, self._sequence, body))
         while True:

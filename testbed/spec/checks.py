@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from testbed.spec.experiment import Experiment
-from testbed.spec.faults import FaultSpec, KillFault, ThrottleFault
+from testbed.spec.fault_checks import check_faults
 from testbed.spec.findings import Finding, choice
 from testbed.spec.scaling import MIN_RATE_BPS, too_slow
 from testbed.spec.segments import Forest, segments
 from testbed.spec.traces import TraceError
-from testbed.units import format_duration, format_rate
+from testbed.units import format_rate
 
 
 def check(experiment: Experiment) -> Iterator[Finding]:
@@ -23,32 +23,22 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     if not findings:
         findings = [*_islands(experiment), *_double_homes(experiment)]
     yield from findings
-    yield from _faults(experiment, names_fit=names_fit)
+    yield from check_faults(experiment, names_fit=names_fit)
     yield from _dilated_rates(experiment)
     yield from _traces(experiment)
 
 
 def _traces(experiment: Experiment) -> Iterator[Finding]:
-    """Recordings that can't be used, and faults that would fight with one over a link's rate."""
-    traced: dict[frozenset[str], int] = {}
+    """Recordings that can't be used."""
     for index, link in enumerate(experiment.links):
         for word, settings in (("", link), ("forward", link.forward), ("backward", link.backward)):
             trace = None if settings is None else settings.trace
             if trace is None:
                 continue
-            traced[frozenset(link.between)] = index
             try:
                 trace.read().changes(experiment.workload.duration_s, loop=trace.loop)
             except TraceError as error:
                 yield Finding(("links", index, *((word,) if word else ()), "trace"), str(error))
-    for index, fault in enumerate(experiment.faults):
-        if isinstance(fault, ThrottleFault) and frozenset(fault.throttle) in traced:
-            yield Finding(
-                ("faults", index, "throttle"),
-                f"{fault.target} follows a trace (links[{traced[frozenset(fault.throttle)]}]), "
-                "which would undo the throttle at its next step",
-                "remove one of them, or make the slow time part of the trace",
-            )
 
 
 def _dilated_rates(experiment: Experiment) -> Iterator[Finding]:
@@ -173,81 +163,3 @@ def _double_homes(experiment: Experiment) -> Iterator[Finding]:
                     f"{experiment.links[first].name} (links[{first}]) and {link.name}",
                     "remove one of them, or the link that joins the switches",
                 )
-
-
-def _faults(experiment: Experiment, *, names_fit: bool) -> Iterator[Finding]:
-    duration_s = experiment.workload.duration_s
-    earlier: dict[frozenset[str], list[tuple[int, FaultSpec]]] = {}  # by what they strike
-    for index, fault in enumerate(experiment.faults):
-        at = ("faults", index)
-        if fault.at_s >= duration_s:
-            yield Finding(
-                (*at, "at"),
-                f"strikes at {format_duration(fault.at_s)}, but the workload ends after {format_duration(duration_s)}",
-                "move it earlier, or make workload.duration longer",
-            )
-        if isinstance(fault, KillFault):
-            yield from _kill(experiment, index, fault)
-        else:
-            yield from _throttle(experiment, index, fault, names_fit=names_fit)
-        rivals = earlier.setdefault(_struck(fault), [])
-        for other_index, other in rivals:
-            message = _clash(fault, other)
-            if message is not None:
-                yield Finding(at, f"{message} (faults[{other_index}])", "remove one of them, or change its time")
-                break
-        rivals.append((index, fault))
-
-
-def _kill(experiment: Experiment, index: int, fault: KillFault) -> Iterator[Finding]:
-    at = ("faults", index, "kill")
-    if fault.kill in experiment.switches and fault.kill not in experiment.hosts:
-        yield Finding(
-            at,
-            f"{fault.kill!r} is a switch; only hosts can be killed",
-            f"workers: {', '.join(experiment.workers[:20])}",
-        )
-    elif fault.kill not in experiment.hosts:
-        yield Finding(at, f"there is no host {fault.kill!r}", choice(fault.kill, experiment.workers, "workers"))
-    elif fault.kill == experiment.dispatcher:
-        yield Finding(
-            at,
-            f"{fault.kill!r} is the dispatcher; killing it is not supported",
-            choice("", experiment.workers, "workers"),
-        )
-
-
-def _throttle(experiment: Experiment, index: int, fault: ThrottleFault, *, names_fit: bool) -> Iterator[Finding]:
-    at = ("faults", index, "throttle")
-    nodes = [*experiment.hosts, *experiment.switches]
-    strangers = [(end, node) for end, node in enumerate(fault.throttle) if node not in nodes]
-    for end, node in strangers:
-        yield Finding((*at, end), f"there is no host or switch {node!r}", choice(node, nodes, "hosts and switches"))
-    if names_fit and not strangers and all(set(fault.throttle) != set(link.between) for link in experiment.links):
-        names = [link.name for link in experiment.links]
-        yield Finding(at, f"no link joins {' and '.join(fault.throttle)}", choice(fault.target, names, "links"))
-    if fault.for_s is not None and fault.at_s < experiment.workload.duration_s < fault.at_s + fault.for_s:
-        yield Finding(
-            ("faults", index, "for"),
-            f"lasts until {format_duration(fault.at_s + fault.for_s)}, "
-            f"but the workload ends after {format_duration(experiment.workload.duration_s)}",
-            "shorten it, leave `for` out (it then lasts to the end), or make workload.duration longer",
-        )
-
-
-def _struck(fault: FaultSpec) -> frozenset[str]:
-    return frozenset((fault.kill,) if isinstance(fault, KillFault) else fault.throttle)
-
-
-def _clash(fault: FaultSpec, other: FaultSpec) -> str | None:
-    """Why two faults of one target can't be in one experiment, None if they can."""
-    if isinstance(fault, KillFault) and isinstance(other, KillFault):
-        return f"{fault.kill!r} is killed already"
-    if not isinstance(fault, ThrottleFault) or not isinstance(other, ThrottleFault):
-        return None
-    if fault.at_s == other.at_s:
-        return f"{fault.target} is throttled at this time already"
-    first, second = sorted((fault, other), key=lambda throttle: throttle.at_s)
-    if first.for_s is not None and first.at_s + first.for_s > second.at_s:
-        return f"{fault.target} is throttled twice at once; the end of the first would undo the second"
-    return None

@@ -41,6 +41,12 @@ def _plain(value: Mapping[str, HostSpec], serialize: SerializerFunctionWrapHandl
     return serialize(dict(value))
 
 
+def _beside(trace: dict[str, Any] | None, folder: Path) -> None:
+    """Make the path of a recording relative, if it lies below the experiment's folder."""
+    if trace is not None and Path(trace["file"]).is_relative_to(folder):
+        trace["file"] = Path(trace["file"]).relative_to(folder).as_posix()
+
+
 class Experiment(Section):
     """One experiment, immutable; `testbed.spec.load_experiment` reads it from a file and checks it as a whole."""
 
@@ -128,8 +134,9 @@ class Experiment(Section):
         for link in plain["links"]:
             for settings in (link, link["forward"] or {}, link["backward"] or {}):
                 trace = settings.get("trace")
-                if trace is not None and Path(trace["file"]).is_relative_to(folder):
-                    trace["file"] = Path(trace["file"]).relative_to(folder).as_posix()
+                _beside(trace, folder)
+        for fault in plain["faults"]:
+            _beside(fault.get("recording"), folder)
         return plain
 
     def sha256(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from testbed.spec.devices import device_named
-from testbed.spec.quantities import CpuPeriod, Noise, Power, Size
+from testbed.spec.quantities import CpuPeriod, Noise, Power, Size, TagName
 from testbed.spec.section import Section
 
 
@@ -60,6 +60,10 @@ class HostSpec(Section):
             description="Where it stands, for strategies with tiers; when absent in all hosts, slower hosts are nearer."
         ),
     ] = None
+
+    tags: Annotated[
+        tuple[TagName, ...], Field(description="Words by which faults strike all hosts that have them.")
+    ] = ()
 
     @model_validator(mode="after")
     def _one_speed(self) -> HostSpec:

@@ -38,6 +38,7 @@ from testbed.units import (
 )
 
 MAX_NAME_LENGTH = 10  # Linux limits an interface's name to 15 characters; Mininet adds "-eth0"
+MAX_TAG_LENGTH = 32
 _NUMBER = r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _NODE_NAME = r"[A-Za-z][A-Za-z0-9_-]*"
 _PACKETS = re.compile(r"\s*(?P<count>[0-9]{1,9})\s*packets?\s*")
@@ -246,6 +247,15 @@ def _node_name(value: str) -> str:
     return value
 
 
+def _tag_name(value: str) -> str:
+    if not re.fullmatch(_NODE_NAME, value) or len(value) > MAX_TAG_LENGTH:
+        raise ValueError(
+            f"{value!r:.60} is no legal tag; a tag starts with a letter and has at most {MAX_TAG_LENGTH} letters, "
+            "digits, _ and -"
+        )
+    return value
+
+
 def _run_name(value: str) -> str:
     if not re.fullmatch(_RUN_NAME, value) or len(value) > 32:
         raise ValueError(
@@ -283,6 +293,12 @@ NodeName = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_NODE_NAME}$", "maxLength": MAX_NAME_LENGTH}),
 ]
 """Name of a host or switch."""
+TagName = Annotated[
+    str,
+    AfterValidator(_tag_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_NODE_NAME}$", "maxLength": MAX_TAG_LENGTH}),
+]
+"""A word that several hosts may have."""
 RunName = Annotated[
     str,
     AfterValidator(_run_name),

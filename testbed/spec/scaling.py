@@ -21,6 +21,7 @@ from testbed.spec.experiment import Experiment
 from testbed.spec.faults import ThrottleFault
 from testbed.spec.links import LinkSpec
 from testbed.spec.section import Section
+from testbed.spec.traces import TraceSpec
 
 _S = TypeVar("_S", bound=Section)
 
@@ -53,6 +54,8 @@ def _slower(value: _S, k: float) -> _S:
     """A section, and all within, with its fields scaled by the unit that their names carry."""
     if isinstance(value, LinkSpec):
         return value.slowed(k)  # it has traces, and directions in which only what differs is set
+    if isinstance(value, TraceSpec):
+        return value.slowed(k)
     changes: dict[str, Any] = {}
     for name in type(value).model_fields:
         field = getattr(value, name)
@@ -64,7 +67,7 @@ def _slower(value: _S, k: float) -> _S:
             continue
         elif name.endswith("_s"):
             changes[name] = field * k
-        elif name.endswith("_rps"):
+        elif name.endswith("_rps") or name == "cpu_share":
             changes[name] = field / k
         elif name.endswith("_bps"):
             changes[name] = max(1, round(field / k))

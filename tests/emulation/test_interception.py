@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from testbed.emulation.interception import Interception, missing, restore_text
+from testbed.emulation.interception import Interception
+from testbed.emulation.packet_rules import missing, restore_text
 
 HOST = Interception("h1-eth0", is_port=False, queue=3)
 PORT = Interception("s1-eth2", is_port=True, queue=4)
@@ -16,7 +17,7 @@ COMMIT
 
 
 def test_rules_go_in_and_out_in_one_step_and_never_bypass_the_queue() -> None:
-    text = restore_text([PORT], [HOST])
+    text = restore_text([PORT.rule()], [HOST.rule()])
     assert text.splitlines() == [
         "*mangle",
         "-D PREROUTING -i h1-eth0 -j NFQUEUE --queue-num 3",
@@ -27,11 +28,11 @@ def test_rules_go_in_and_out_in_one_step_and_never_bypass_the_queue() -> None:
 
 
 def test_what_iptables_kept_is_found() -> None:
-    assert missing([HOST, PORT], SAVED) == []
+    assert missing([HOST.rule(), PORT.rule()], SAVED) == []
 
 
 def test_what_it_did_not_keep_is_missing() -> None:
     other = Interception("h1-eth0", is_port=False, queue=33)
     bypassing = SAVED.replace("--queue-num 3\n", "--queue-num 3 --queue-bypass\n")
-    assert missing([other, PORT], SAVED) == [other]
-    assert missing([HOST], bypassing) == [HOST]
+    assert missing([other.rule(), PORT.rule()], SAVED) == [other.rule()]
+    assert missing([HOST.rule()], bypassing) == [HOST.rule()]

@@ -157,7 +157,7 @@ def quickstart_history(seed: int = 1, *, duration_s: float = 30.0) -> list[Event
             heal_due_s=heal_s,
             links=("node1-s1",),
             ends=("node1",),
-            detail="2Mbit/s",
+            detail="to 2Mbit/s",
         )
     )
     first = adopted(START_S - 5, 1, ("node1", "node2"))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Self
 
 import pytest
 
 from runner.faults import Fault, InForce, Lab
 from runner.history import FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.timeline import Step, Timeline, compile_steps
-from testbed.errors import MachineError
-from testbed.serving.events import Event
+from testbed.errors import ExperimentError, MachineError
+from testbed.serving.events import Event, PlanAdopted
 
 
 class HandClock:
@@ -106,6 +107,23 @@ def test_a_fault_that_fails_is_told_and_the_others_go_on() -> None:
     done, events, _ = run(Named("a", 1, broken=True), Named("b", 2))
     assert "kill b in" in done
     assert [(e.fault, e.error) for e in events if isinstance(e, FaultFailed)] == [(0, "no such luck")]
+
+
+class Hidden(Named):
+    """Finds its target when it strikes, or doesn't."""
+
+    def aimed(self, plan: PlanAdopted | None) -> Self:
+        if self.broken:
+            raise ExperimentError("no such stage")
+        self.target, self.hosts = "found", ("node1",)
+        return self
+
+
+def test_what_a_fault_hit_is_known_when_it_starts() -> None:
+    done, events, _ = run(Hidden("a", 1), Hidden("b", 2, broken=True))
+    assert done == ["kill found in", "kill found out"]
+    assert [(e.fault, e.target, e.hosts) for e in events if isinstance(e, FaultStarted)] == [(0, "found", ("node1",))]
+    assert [(e.fault, e.error) for e in events if isinstance(e, FaultFailed)] == [(1, "no such stage")]
 
 
 @pytest.mark.parametrize("stop_after", [0, 1])

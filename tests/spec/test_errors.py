@@ -10,6 +10,7 @@ import pytest
 
 from testbed.errors import SpecError
 from testbed.spec import Experiment, load_experiment
+from testbed.spec.faults import FAULT_VERBS
 from testbed.spec.inference import PlacementSpec
 
 Load = Callable[..., Experiment]
@@ -18,6 +19,7 @@ Edit = tuple[str, str]
 LINK1 = "  - {between: [node1, s1], rate: 20Mbit/s, delay: 5ms, loss: 0.1%}\n"
 KILL = "{at: 8s, kill: node2}"
 THROTTLE = "{at: 20s, throttle: [node1, s1], rate: 2Mbit/s, for: 5s}"
+KINDS = ", ".join(FAULT_VERBS)
 HOSTS = "hosts and switches: dispatcher, node1, node2, s1"
 STRATEGIES = ", ".join(get_args(PlacementSpec.model_fields["strategy"].annotation))
 DURATIONS = "(units: us, ms, s, min, h)"
@@ -26,7 +28,7 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     "unknown key": (
         ("storage", "storrage"),
         "5: hosts.node1.storrage: unknown key 'storrage'\n"
-        "did you mean 'storage'? legal keys: cpu, device, memory, storage, power, price_per_hour, tier",
+        "did you mean 'storage'? legal keys: cpu, device, memory, storage, power, price_per_hour, tier, tags",
     ),
     "unknown top key": (
         ("seed: 1", "sede: 1"),
@@ -91,7 +93,7 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     ),
     "unknown fault": (
         ("kill: node2", "kil: node2"),
-        "16: faults[0].kil: unknown kind of fault 'kil'\ndid you mean 'kill'? kinds of fault: kill, throttle",
+        f"16: faults[0].kil: unknown kind of fault 'kil'\ndid you mean 'kill'? kinds of fault: {KINDS}",
     ),
     "two faults in one": (
         ("kill: node2", "kill: node2, throttle: [node1, s1]"),
@@ -99,7 +101,7 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     ),
     "no fault": (
         ("{at: 8s, kill: node2}", "{at: 8s}"),
-        "16: faults[0]: it doesn't say what happens\nkinds of fault: kill, throttle",
+        f"16: faults[0]: it doesn't say what happens\nkinds of fault: {KINDS}",
     ),
     "quoted number": (("seed: 1", "seed: '1'"), "2: seed: '1' is no whole number\nwrite it without quotes"),
     "number as name": (
@@ -181,11 +183,11 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     ),
     "kill of the dispatcher": (
         ("kill: node2", "kill: dispatcher"),
-        "16: faults[0].kill: 'dispatcher' is the dispatcher; killing it is not supported\nworkers: node1, node2",
+        "16: faults[0].kill: 'dispatcher' is the dispatcher; kill is for workers\nworkers: node1, node2",
     ),
     "kill of a switch": (
         ("kill: node2", "kill: s1"),
-        "16: faults[0].kill: 's1' is a switch; only hosts can be killed\nworkers: node1, node2",
+        "16: faults[0].kill: 's1' is a switch; kill is for hosts\nworkers: node1, node2",
     ),
     "throttle of no link": (
         ("throttle: [node1, s1]", "throttle: [node1, node2]"),
@@ -206,10 +208,14 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
         (THROTTLE, "{at: 9s, kill: node2}"),
         "17: faults[1]: 'node2' is killed already (faults[0])\nremove one of them, or change its time",
     ),
-    "throttled twice at once": (
-        (KILL, "{at: 21s, throttle: [s1, node1], rate: 1Mbit/s}"),
-        "17: faults[1]: node1-s1 is throttled twice at once; the end of the first would undo the second (faults[0])\n"
-        "remove one of them, or change its time",
+    "throttle that isn't one": (
+        ("rate: 2Mbit/s", "rate: 20Mbit/s"),
+        "17: faults[1].rate: is no throttle: node1-s1 has 20Mbit/s anyway\ntake a lower rate",
+    ),
+    "jitter beyond the delay": (
+        ("throttle: [node1, s1], rate: 2Mbit/s", "jitter: [node1, s1], add: 6ms"),
+        "17: faults[1].add: a jitter of 6ms would be more than the delay of 5ms from node1; "
+        "packets can't arrive before they were sent\ntake less, or let a delay fault of the link last as long",
     ),
     "name and module": (
         ("name: mobilenet_v2", "name: mobilenet_v2, module: 'a.b:c'"),

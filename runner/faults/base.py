@@ -1,0 +1,96 @@
+"""What a fault is, and what it acts on."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from testbed.emulation.overlay import Modification
+from testbed.emulation.shaping import Shape
+from testbed.serving.events import PlanAdopted
+
+Way = tuple[str, str]
+"""A direction: the name of a link and the end that sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A fault that is in force.
+
+    Attributes:
+        t_s: Since when, on the shared clock.
+        detail: What was read back, for people.
+        confirm: Waits for what shows that it is in force, and says it, in place of `detail`; None where that is known
+            already. It may take its time: called on a thread of its own, it holds up no other fault.
+    """
+
+    t_s: float
+    detail: str
+    confirm: Callable[[], str] | None = None
+
+
+class Lab(Protocol):
+    """What faults act on: the emulated cluster and the processes on it."""
+
+    def kill_server(self, host: str) -> InForce:
+        """SIGKILL the server on a host; to confirm it is to wait until it has ended."""
+
+    def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
+        """Lay a fault over directions of links, change it or (None) take it away; returns what is read back."""
+
+    def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
+        """Let no packet of either host of a pair reach the other; without pairs the fault is taken away."""
+
+
+class Fault(abc.ABC):
+    """One entry of the flat timeline.
+
+    Attributes:
+        verb: The specification's word.
+        target: What it hits, for people.
+        at_s: When it is due, from the start of the workload.
+        for_s: After how long it heals; None if it does only at the end of the run.
+        hosts: Hosts whose service it takes away.
+        links: Links that it changes.
+        ends: The hosts at their ends.
+        detail: What it does, for people, as the rest of a sentence: ``to 2Mbit/s``.
+        turns: When it changes while it is in force, in seconds since it was due.
+    """
+
+    verb: str
+    target: str
+    at_s: float
+    for_s: float | None = None
+    hosts: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    detail: str = ""
+    turns: tuple[float, ...] = ()
+
+    def aimed(self, plan: PlanAdopted | None) -> Self:
+        """The fault with its target known; called when it strikes, before it is injected.
+
+        Args:
+            plan: The plan in force; None if there is none yet.
+
+        Raises:
+            ExperimentError: If the plan has no such target.
+        """
+        return self
+
+    @abc.abstractmethod
+    def inject(self, lab: Lab) -> InForce:
+        """Put the fault in force, and read it back."""
+
+    def turn(self, lab: Lab, number: int) -> str:
+        """Make the change of ``turns[number]``, read it back, and say what is in force.
+
+        Each change is whole in itself: one that would come too late is left out.
+        """
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def heal(self, lab: Lab) -> str | None:
+        """Restore the declared state; None where nothing can (a killed server stays dead)."""

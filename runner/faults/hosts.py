@@ -1,0 +1,107 @@
+"""Faults of hosts."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Sequence
+from typing import Self
+
+from runner.faults.base import Fault, InForce, Lab
+from testbed.errors import ExperimentError
+from testbed.serving.events import PlanAdopted
+from testbed.spec.faults import HostFault
+from testbed.spec.faults.targets import Bottleneck, HostTarget, Named, OfStage
+
+
+class FaultOfHosts(Fault):
+    """A fault that strikes hosts one by one, in the order in which they are named."""
+
+    def __init__(self, spec: HostFault) -> None:
+        self.verb = spec.kind
+        self.target = spec.target
+        self.at_s = spec.at_s
+        self.for_s = spec.lasts_s
+        self._wanted = spec.struck
+        self.hosts = spec.struck.names if isinstance(spec.struck, Named) else ()
+
+    def aimed(self, plan: PlanAdopted | None) -> Self:
+        """The fault with the hosts that it strikes."""
+        if self.hosts:
+            return self
+        found = copy.copy(self)
+        found.hosts = (host_of(self._wanted, plan),)
+        found.target = found.hosts[0]
+        return found
+
+    def inject(self, lab: Lab) -> InForce:
+        """Strike all hosts; in force when all are struck."""
+        return together([(host, self.strike(lab, host)) for host in self.hosts])
+
+    def heal(self, lab: Lab) -> str | None:
+        """Mend all hosts."""
+        details = [(host, self.mend(lab, host)) for host in self.hosts]
+        told = [(host, detail) for host, detail in details if detail is not None]
+        return _joined(told) if told else None
+
+    @abc.abstractmethod
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Put the fault in force on one host, and read it back."""
+
+    @abc.abstractmethod
+    def mend(self, lab: Lab, host: str) -> str | None:
+        """Restore what is declared for one host; None where nothing can."""
+
+
+def host_of(target: HostTarget, plan: PlanAdopted | None) -> str:
+    """The host that a target means in a plan.
+
+    The bottleneck is the host of the stage that bounds the throughput; if the answer's way back bounds it, the host of
+    the last stage.
+
+    Raises:
+        ExperimentError: If there is no plan, or no such stage in it.
+    """
+    if plan is None or not plan.stages:
+        raise ExperimentError(f"no plan is in force, so there is no {target}")
+    match target:
+        case OfStage(number):
+            for stage in plan.stages:
+                if stage.stage == number:
+                    return stage.host
+            raise ExperimentError(f"the plan in force has {len(plan.stages)} stages, so there is no stage {number}")
+        case Bottleneck():
+            return next((stage.host for stage in plan.stages if stage.is_bottleneck), plan.stages[-1].host)
+    raise ValueError(f"{target} is no host of a plan")
+
+
+def together(struck: Sequence[tuple[str, InForce]]) -> InForce:
+    """One fault of several hosts: in force since the last of them is, confirmed when all are."""
+    if len(struck) == 1:
+        return struck[0][1]
+    needed = any(found.confirm is not None for _, found in struck)
+    return InForce(
+        max(found.t_s for _, found in struck),
+        _joined([(host, found.detail) for host, found in struck]),
+        (lambda: _joined([(host, _confirmed(found)) for host, found in struck])) if needed else None,
+    )
+
+
+def _confirmed(found: InForce) -> str:
+    return found.detail if found.confirm is None else found.confirm()
+
+
+def _joined(details: Sequence[tuple[str, str]]) -> str:
+    return details[0][1] if len(details) == 1 else "; ".join(f"{host}: {detail}" for host, detail in details)
+
+
+class Kill(FaultOfHosts):
+    """The server on a host dies from SIGKILL; its kernel closes its connections, as after a crash."""
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Kill it; in force when the kernel has taken the signal, from which on it runs no instruction of its own."""
+        return lab.kill_server(host)
+
+    def mend(self, lab: Lab, host: str) -> str | None:
+        """A crashed server doesn't come back by itself."""
+        return None
