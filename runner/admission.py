@@ -7,6 +7,7 @@ machine (Linux 6.18), as shares of a core:
   answers: 0.02 with 4 hosts and 13 requests a second; `RUNNER_SHARE` leaves room for 20 hosts and a live display;
 - the delay line, where the kernel has no netem: 0.1 at 100 Mbit/s of full frames, so `DELAY_SHARE_PER_BPS`, at most
   `MOST_DELAY_SHARE` (unshaped links hand over larger pieces: 0.3 at 4 Gbit/s);
+- with real compute, the metronomes: :data:`runner.metronome.SHARE` of each core;
 - with calibrated compute, what the workers still do: their part of the network's work, a look-up, and a computation
   for every so many requests: 0.6 ms of CPU time were measured for each stage of each request with tensors of 400 kB;
   `CALIBRATED_S_PER_STAGE`.
@@ -18,6 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from runner import metronome
 from runner.preparation import Prepared
 from testbed.errors import MachineError
 from testbed.units import format_size
@@ -64,6 +66,8 @@ def demand(prepared: Prepared, shares: Mapping[str, float | None], *, delay_line
     if experiment.compute.mode == "calibrated":
         again = prepared.whole_model_s / experiment.compute.verify_every
         cpu["the calibrated hosts"] = rate_rps * (len(plan.stages) * CALIBRATED_S_PER_STAGE + again)
+    elif any(shares.get(host) is not None for host in experiment.workers):
+        cpu["the metronomes"] = metronome.SHARE * len(metronome.cpus())
     cpu["the runner"] = RUNNER_SHARE
     if delay_line:
         cpu["the delay line"] = min(MOST_DELAY_SHARE, delayed_bps(prepared) * DELAY_SHARE_PER_BPS)
@@ -127,8 +131,8 @@ def left_for_hosts(needed: Demand, cores: float) -> float:
 
 
 def _dilation(needed: Demand, cores: float) -> float:
-    """By how much time must be stretched for the demand to fit; the runner's own part doesn't shrink."""
-    fixed = needed.cpu.get("the runner", 0.0)
+    """By how much time must be stretched for the demand to fit; what the runner and its metronomes need stays."""
+    fixed = needed.cpu.get("the runner", 0.0) + needed.cpu.get("the metronomes", 0.0)
     return max(2.0, (needed.cores - fixed) / max(cores - fixed, 1e-3))
 
 

@@ -194,6 +194,7 @@ def emulate(
             k = prepared.experiment.compute.time_scale
             _measure(lab, history, "before", k)
             lab.start_sentinel()
+            lab.start_metronomes()
             lab.write_model()
             lab.fit_quotas(cores_for_hosts)
             lab.start_nodes()

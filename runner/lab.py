@@ -15,12 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from runner import metronome
 from runner.client import GO
 from runner.faults.base import InForce, Way
 from runner.faults.compilation import foreseen
 from runner.history import History, HostSample, LinkSample
 from runner.lab_quotas import fit_quotas
-from runner.lab_servers import CLIENT, KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, SENTINEL, Servers
+from runner.lab_servers import CLIENT, KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, METRONOME, SENTINEL, Servers
 from runner.limits import cpu_limits
 from runner.observer import Observer, Watch
 from runner.outfit import Outfit
@@ -43,6 +44,7 @@ NURSERY_PRELOAD = (
     "runner.client",
     "runner.sentinel",
     "runner.quota_fit",
+    "runner.metronome",
 )
 
 
@@ -145,6 +147,12 @@ class Lab:
         """The sentinel, beside the hosts but without a quota: late wake-ups of its own tell of theirs."""
         group = self.servers.make_group(SENTINEL)
         self.servers.spawn(SENTINEL, None, "runner.sentinel:main", {}, cgroup=group)
+
+    def start_metronomes(self) -> None:
+        """One on each CPU where workers have quotas; outside the run's groups, which have no real-time share."""
+        if any(self.servers.limits[host] is not None for host in self._experiment.workers):
+            for cpu in metronome.cpus():
+                self.servers.spawn(f"{METRONOME}{cpu}", None, "runner.metronome:main", {"cpu": cpu})
 
     def fit_quotas(self, cores: float) -> None:
         """Correct the workers' CPU quotas by measurement; see :func:`runner.lab_quotas.fit_quotas`."""

@@ -19,6 +19,7 @@ from testbed.units import format_size
 
 CLIENT = "workload.client"
 SENTINEL = "machine.sentinel"
+METRONOME = "machine.metronome"
 """Names of processes that are no hosts; a host's name has no dot."""
 
 LISTEN_TIMEOUT_S = 30.0
@@ -123,7 +124,7 @@ class Servers:
             host: Whose namespace it enters; None for the machine's.
             entry: ``package.module:function``.
             config: Its configuration.
-            cgroup: Its control group; the host's unless given.
+            cgroup: Its control group; the host's unless given. A process without a host needs none.
             fds: What it is given besides the socket for events.
             on_end: Called with its status and the time, instead of the history being told, of an end that nobody
                 ordered; by the nursery's own thread, so it must be quick.
@@ -133,13 +134,14 @@ class Servers:
         """
         if on_end is not None:
             self._on_end[name] = on_end
+        group = self.groups[host] if cgroup is None and host is not None else cgroup
         request = SpawnRequest(
             name=name,
             entry=entry,
             config=config,
             stdout=self.log(name),
             netns_pid=None if host is None else self._cluster.host_pid(host),
-            cgroup_paths=(cgroup or self.groups[host or name]).join_paths(),
+            cgroup_paths=() if group is None else group.join_paths(),
             fds=(self._observer.writing_end.fileno(), *fds),
         )
         self._processes[name] = self._nursery.spawn(request)

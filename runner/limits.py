@@ -3,14 +3,11 @@
 A quota gives a process its share in slices, one a period. Two errors pull in opposite directions. Short slices cost,
 because the process finds its caches cold after each pause: MobileNetV2, 11 ms on a whole core of a 2-core virtual
 machine, takes 1.6 to 2 times as much CPU time in slices of 1 ms, 1.1 to 1.4 in 2 ms, 1.0 to 1.15 in 5 ms. Long periods
-make short stages bimodal: done within a slice, or a period late. So a period is a tenth of the stage's service time,
-but its slice about 2 ms as long as that takes no more than 19 ms, and never less than the kernel's 1 ms.
+make short stages bimodal: done within a slice, or a period late. So a period is a sixteenth of the stage's service
+time, but its slice about 2 ms as long as that takes no more than 19 ms, and never less than the kernel's 1 ms.
 
-The kernel looks at quotas when its clock ticks (each 4 ms at 250 Hz), and takes what a process had too much from the
-next slices. With a period of whole ticks both keep the phase that they happened to start with, and what a run costs
-depends on it; 11 and 19 ms pass through all phases within four periods.
-
-What slices still cost is measured and made up for before the workload (:mod:`runner.quota_fit`).
+What slices still cost is measured and made up for before the workload (:mod:`runner.quota_fit`). That slices end when
+they should is the work of the metronome (:mod:`runner.metronome`).
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from dataclasses import dataclass
 from runner.preparation import Prepared
 from testbed.emulation.cgroups import CpuLimit
 
-PERIODS_IN_A_SERVICE = 10
+PERIODS_IN_A_SERVICE = 16
 SHORTEST_S, LONGEST_S = 0.011, 0.1
 GOOD_SLICE_S, LEAST_SLICE_S = 2e-3, 1e-3
 GOOD_SLICE_PERIOD_S = 0.019

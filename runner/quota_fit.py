@@ -40,7 +40,7 @@ from testbed.serving.process import reporter
 CORRECTIONS = 3
 ROUNDS = 5
 """So many measurements at most; after each of the first three the quotas are corrected."""
-CLOSE_ENOUGH = 0.04
+CLOSE_ENOUGH = 0.02
 """A host whose time is this near the declared one, as a share of it, keeps its quota."""
 LEAST_S, MOST_S = 1.5, 20.0
 LEAST_RUNS, MOST_RUNS = 4, 200

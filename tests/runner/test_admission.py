@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner import quota_fit
+from runner import metronome, quota_fit
 from runner.admission import MEMORY_RESERVE_BYTES, RUNNER_SHARE, admit, demand, left_for_hosts
 from runner.limits import cpu_limits, duties, period_s
 from runner.preparation import Prepared, answer, planned
@@ -45,6 +45,11 @@ def prepared(hosts: int = 3, share: float = 0.2, delay_s: float = 0.0, **compute
     return planned(experiment, experiment, graph, answer(module, inputs), [0.04 / len(graph.ops)] * len(graph.ops))
 
 
+@pytest.fixture(autouse=True)
+def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metronome, "cpus", lambda: [0, 1])
+
+
 def shares(found: Prepared) -> dict[str, float | None]:
     return {host: None if limit is None else limit.share for host, limit in cpu_limits(found).items()}
 
@@ -52,11 +57,13 @@ def shares(found: Prepared) -> dict[str, float | None]:
 def test_real_shares_and_reserves_are_summed() -> None:
     found = prepared(hosts=3, share=0.2)
     needs = demand(found, shares(found), delay_line=False)
-    assert needs.cores == pytest.approx(0.3 + 3 * 0.2 + RUNNER_SHARE)
+    assert needs.cores == pytest.approx(0.3 + 3 * 0.2 + RUNNER_SHARE + 2 * metronome.SHARE)
     assert needs.memory_bytes == 3 * 100 * MIB + MEMORY_RESERVE_BYTES
-    assert left_for_hosts(needs, 2) == pytest.approx(2 - RUNNER_SHARE)
-    admit(needs, 1.0, GIB)
-    with pytest.raises(MachineError, match=r"needs 1\.00 cores \(the hosts 0\.90 \+ the runner 0\.10\), .* has 0\.9"):
+    assert left_for_hosts(needs, 2) == pytest.approx(2 - RUNNER_SHARE - 2 * metronome.SHARE)
+    admit(needs, 1.04, GIB)
+    with pytest.raises(
+        MachineError, match=r"needs 1\.04 cores \(the hosts 0\.90 \+ the metronomes 0\.04 \+ .* has 0\.9"
+    ):
         admit(needs, 0.9, GIB)
 
 
@@ -104,7 +111,7 @@ def test_a_given_period_is_taken_and_stretched_with_time() -> None:
     [
         (0.5, 0.02, 0.011),  # a short service: the shortest period
         (0.1, 0.05, 0.019),  # its slices would be 1 ms: nearly twice as long
-        (0.1, 0.5, 0.05),  # a tenth of the service
+        (0.1, 0.8, 0.05),  # a sixteenth of the service
         (0.1, 9.0, 0.1),  # the longest
         (0.05, 0.1, 0.02002),  # the kernel's least slice
         (0.002, 0.1, 0.5005),
@@ -139,7 +146,7 @@ def test_a_quota_is_corrected_by_what_was_measured() -> None:
     assert quota_fit.corrected(0.05, 0.2, [trial(0.05, 0.1, 0.02002)]).quota_us >= 1000
 
 
-@pytest.mark.parametrize(("took_s", "close"), [(2.0, True), (2.07, True), (1.93, True), (2.1, False), (1.9, False)])
+@pytest.mark.parametrize(("took_s", "close"), [(2.0, True), (2.03, True), (1.97, True), (2.1, False), (1.9, False)])
 def test_a_quota_is_left_alone_once_the_speed_is_right(took_s: float, close: bool) -> None:
     assert quota_fit.is_close(0.2, quota_fit.Pace(10, took_s)) is close
 
