@@ -33,8 +33,9 @@ from testbed.serving.allocator import keep_freed_memory
 from testbed.serving.events import RequestCompleted, StageExecuted
 from testbed.spec import Experiment
 from testbed.spec.hosts import ComputeSpec, HostSpec
-from testbed.spec.inference import ModelSpec, RecoverySpec
+from testbed.spec.inference import ModelSpec
 from testbed.spec.links import LinkSpec
+from testbed.spec.recovery import RecoverySpec
 from testbed.spec.workload import ClosedWorkload
 
 SHARES = {"node5": 0.05, "node10": 0.10, "node25": 0.25}

@@ -22,6 +22,10 @@ PORT = 7000
 """Where every server of the emulated cluster listens; each host has an address of its own."""
 
 
+SETTLE_S = 1.0
+"""Least time between two changes of plan that no loss forces, in declared time."""
+
+
 class Outfit:
     """Configurations as plain data, for one run.
 
@@ -39,7 +43,8 @@ class Outfit:
         self._network = prepared.emulated.network
         self._work = work
         self._token = new_token()
-        self._patience = dataclasses.asdict(Patience.scaled(prepared.experiment.compute.time_scale))
+        self._time_scale = prepared.experiment.compute.time_scale
+        self._patience = dataclasses.asdict(Patience.scaled(self._time_scale))
         self.package = work / "model"
 
     @cached_property
@@ -89,9 +94,24 @@ class Outfit:
             ],
             "heartbeat_s": experiment.recovery.heartbeat_s,
             "misses": experiment.recovery.misses,
+            "policy": self._policy(),
             "window": workload.in_flight,
             "patience": self._patience,
             "queue": workload.queue if isinstance(workload, OpenWorkload) else workload.in_flight,
+        }
+
+    def _policy(self) -> dict[str, Any]:
+        recovery = self._experiment.recovery
+        return {
+            "name": recovery.policy,
+            "wait_s": recovery.wait_s,
+            "otherwise": recovery.otherwise,
+            "replicas": recovery.replicas,
+            "adaptive": recovery.adaptive,
+            "drift": recovery.drift,
+            "horizon_s": recovery.horizon_s,
+            "gain": recovery.gain,
+            "settle_s": SETTLE_S * self._time_scale,
         }
 
     def client(self) -> dict[str, Any]:

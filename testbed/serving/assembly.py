@@ -61,6 +61,7 @@ class Assembly:
 
     def begin(self) -> list[str]:
         """Allocate the weights and fill in what the storage holds; returns the chunks that are missing."""
+        self._store.pin(self._sizes)
         self._weights = WeightAssembler(self._manifest)
         for chunk_id in self._weights.missing:
             data = self._store.read(chunk_id)

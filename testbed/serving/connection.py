@@ -32,7 +32,11 @@ def prepare_socket(connection: socket.socket, patience: Patience) -> None:
 
 
 def connect(
-    address: tuple[str, int], token: str, greeting: Greeting, patience: Patience = PATIENCE
+    address: tuple[str, int],
+    token: str,
+    greeting: Greeting,
+    patience: Patience = PATIENCE,
+    attempts: int = CONNECT_ATTEMPTS,
 ) -> tuple[socket.socket, dict[str, Any]]:
     """An authenticated connection to a peer, and what the peer told of itself.
 
@@ -42,11 +46,11 @@ def connect(
         ProtocolError: If the peer doesn't follow the protocol.
         OSError: If the peer can't be reached.
     """
-    for attempt in range(1, CONNECT_ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             connection = socket.create_connection(address, timeout=patience.connect_s)
         except TimeoutError:
-            if attempt == CONNECT_ATTEMPTS:
+            if attempt == attempts:
                 raise
             continue
         try:

@@ -86,6 +86,11 @@ class Deployment:
             self._sent_bytes[host] += len(data)
             yield Frame(FrameKind.CHUNK, self.epoch, meta={"chunk": chunk_id}, payload=(data,))
 
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Hosts that are not ready."""
+        return frozenset(self._waiting)
+
     def ready(self, host: str) -> bool:
         """A host is ready; tells whether all of them are now."""
         self._waiting.discard(host)

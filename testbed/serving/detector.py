@@ -122,6 +122,11 @@ class Detector:
         with self._lock:
             self._last_s.pop(host, None)
 
+    def watches(self, host: str) -> bool:
+        """Whether heartbeats of a host are expected."""
+        with self._lock:
+            return host in self._last_s
+
     def close(self) -> None:
         """Stop."""
         self._wake_writer.close()

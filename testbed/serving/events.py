@@ -140,7 +140,11 @@ class EpochActive(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLost(Event):
-    """The dispatcher takes a host for dead; ``how`` is ``connection`` or ``heartbeat``."""
+    """The dispatcher has a host no more.
+
+    ``how`` is ``connection`` or ``heartbeat`` (which is missing), ``failed`` (at its stage), ``protocol`` (which it
+    broke), or ``left`` (as it had asked to).
+    """
 
     kind: ClassVar[str] = "host_lost"
     host: str
@@ -154,6 +158,43 @@ class HostFound(Event):
 
     kind: ClassVar[str] = "host_found"
     host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLeaving(Event):
+    """A host has asked to go; it serves on until its stage was moved."""
+
+    kind: ClassVar[str] = "host_leaving"
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeWeighed(Event):
+    """The dispatcher has weighed a change of plan that no loss forced; ``changes`` tells whether it is made.
+
+    ``throughput_rps`` is expected of the present plan with what is measured now (0 if it is no longer possible),
+    ``new_throughput_rps`` of the other one (0 if there is none), which moves ``moved_bytes`` in ``move_s``.
+    """
+
+    kind: ClassVar[str] = "change_weighed"
+    epoch: int
+    reason: str
+    throughput_rps: float
+    new_throughput_rps: float
+    moved_bytes: int
+    move_s: float
+    changes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsSupplied(Event):
+    """Weights have travelled ahead of need to a host's storage: copies for a ``standby``, or for a ``move`` to come."""
+
+    kind: ClassVar[str] = "weights_supplied"
+    host: str
+    purpose: str
+    bytes_sent: int
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +253,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
         EpochActive,
         HostLost,
         HostFound,
+        HostLeaving,
+        ChangeWeighed,
+        WeightsSupplied,
         ServerListening,
         ClientReady,
         ClientFinished,

@@ -7,113 +7,36 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from testbed.errors import ProtocolError
-from testbed.planning.plan import Plan
 from testbed.serving.auth import Greeting
-from testbed.serving.connection import Arrival, Writer, arrivals, connect, shut_down
+from testbed.serving.connection import CONNECT_ATTEMPTS, Writer, arrivals, connect, shut_down
+from testbed.serving.messages import FromNode, Gone, Joined, PipelineOpened, Post
 from testbed.serving.patience import PATIENCE, Patience
-from testbed.serving.wire import Frame, Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A node answered the greeting."""
-
-    member: Member
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """A node can't be reached, has closed its connection, or has been silent for too long."""
-
-    host: str
-    how: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class FromNode:
-    """A node sent a frame on its control connection."""
-
-    host: str
-    arrival: Arrival
-
-
-@dataclass(frozen=True, slots=True)
-class FromClient:
-    """A client submitted a request."""
-
-    client: str
-    frame: Frame
-
-
-@dataclass(frozen=True, slots=True)
-class ClientJoined:
-    """A client has connected."""
-
-    name: str
-    writer: Writer
-
-
-@dataclass(frozen=True, slots=True)
-class ClientGone:
-    """A client has closed its connection."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The last node of a pipeline sent an answer."""
-
-    arrival: Arrival
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Planning for an epoch has ended: with a plan, or with the reason why there is none."""
-
-    epoch: int
-    plan: Plan | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineOpened:
-    """The connection into an epoch's first stage stands, or failed."""
-
-    epoch: int
-    host: str
-    writer: Writer | None
-    detail: str = ""
-
-
-Message = Joined | Gone | FromNode | FromClient | ClientJoined | ClientGone | Answered | Planned | PipelineOpened
-Post = Callable[[Message], None]
+from testbed.serving.wire import Frame, FrameKind, Limits
 
 CONTROL_LIMITS = Limits(meta_bytes=1 << 20, payload_bytes=0)
 CONTROL_DEPTH = 16
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Member:
-    """A node that is connected.
+    """A node that is connected; one object for each connection.
 
     Attributes:
         host: Its name.
         address: Its address and port.
         writer: Sends frames on the control connection.
-        holdings: Runs of segments ``(first, last)`` whose weights it has in its storage.
+        holdings: Ids of the chunks of weights that it has in its storage, as it told.
     """
 
     host: str
     address: tuple[str, int]
     writer: Writer
     connection: socket.socket
-    holdings: list[tuple[int, int]] = field(default_factory=list)
+    holdings: set[str] = field(default_factory=set)
 
     def send(self, item: Frame | Iterable[Frame]) -> bool:
         """Queue frames; False if the connection has gone or doesn't drain."""
@@ -125,33 +48,92 @@ class Member:
         shut_down(self.connection)
 
 
-def join(
-    host: str, address: tuple[str, int], token: str, dispatcher: str, post: Post, patience: Patience = PATIENCE
-) -> None:
-    """Connect to a node on a thread of its own; posts :class:`Joined`, then frames, and :class:`Gone` at the end."""
+def holdings_of(frame: Frame) -> set[str]:
+    """The chunks that a HOLDINGS frame lists.
 
-    def run() -> None:
-        try:
-            connection, _ = connect(address, token, Greeting("control", dispatcher), patience)
-        except (OSError, ProtocolError) as error:
-            post(Gone(host, "connection", f"can't be reached at {address[0]}: {error}"))
-            return
-        writer = Writer(connection, depth=CONTROL_DEPTH, name=f"control {host}")
-        post(Joined(Member(host, address, writer, connection)))
+    Raises:
+        ProtocolError: If it is no such frame.
+    """
+    chunks = frame.meta.get("chunks")
+    if frame.kind is not FrameKind.HOLDINGS or not isinstance(chunks, list):
+        raise ProtocolError(f"{frame.kind.name} where a node has to tell what it holds")
+    return {str(chunk_id) for chunk_id in chunks}
+
+
+class Liaison:
+    """Keeps the dispatcher connected to a node for as long as the process lives, on a thread of its own.
+
+    Posts :class:`Joined` when the node has told what it holds, then its frames, and :class:`Gone` when the connection
+    ends. Then it tries again: soon at first, later once in ``patience.retry_most_s``. That it can't be reached is
+    posted once, after some attempts.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        address: tuple[str, int],
+        token: str,
+        dispatcher: str,
+        post: Post,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        self._host = host
+        self._address = address
+        self._token = token
+        self._greeting = Greeting("control", dispatcher)
+        self._post = post
+        self._patience = patience
+        self._end = threading.Event()
+        threading.Thread(target=self._run, name=f"control {host}", daemon=True).start()
+
+    def close(self) -> None:
+        """Try no more; a connection that stands is left to its :class:`Member`."""
+        self._end.set()
+
+    def _run(self) -> None:
+        wait_s = self._patience.retry_s
+        failures = 0
+        while not self._end.is_set():
+            try:
+                connection, _ = connect(self._address, self._token, self._greeting, self._patience, attempts=1)
+            except (OSError, ProtocolError) as error:
+                failures += 1
+                if failures == CONNECT_ATTEMPTS:
+                    self._post(Gone(self._host, "connection", f"can't be reached at {self._address[0]}: {error}"))
+            else:
+                if self._serve(connection):
+                    failures = 0
+                    wait_s = self._patience.retry_s
+            self._end.wait(wait_s)
+            wait_s = min(2 * wait_s, self._patience.retry_most_s)
+
+    def _serve(self, connection: socket.socket) -> bool:
+        """Read until the connection ends; tells whether the node had joined."""
+        writer = Writer(connection, depth=CONTROL_DEPTH, name=f"control {self._host}")
+        member = Member(self._host, self._address, writer, connection)
+        joined = False
         detail = "closed its connection"
         try:
             for arrival in arrivals(connection, CONTROL_LIMITS):
-                post(FromNode(host, arrival))
+                if arrival.frame.kind is FrameKind.HOLDINGS:
+                    holdings = holdings_of(arrival.frame)
+                    if not joined:
+                        member.holdings = holdings
+                        joined = True
+                        self._post(Joined(member))
+                        continue
+                elif not joined:
+                    raise ProtocolError(f"{arrival.frame.kind.name} before it told what it holds")
+                self._post(FromNode(self._host, arrival))
         except (OSError, ProtocolError) as error:
             detail = str(error)
         # A failed writer ends the connection, which looks here as if the peer had done so.
         if writer.failure is not None:
             detail = f"nothing can be sent to it: {writer.failure}"
-        writer.close()
+        member.close()
         connection.close()
-        post(Gone(host, "connection", detail))
-
-    threading.Thread(target=run, name=f"control {host}", daemon=True).start()
+        self._post(Gone(self._host, "connection", detail, member if joined else None))
+        return joined
 
 
 def open_pipeline(

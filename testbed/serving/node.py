@@ -11,6 +11,8 @@ both; frames of any other epoch are dropped.
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import socket
 import sys
 import threading
@@ -29,6 +31,8 @@ from testbed.serving.computing import Stage, StageRun, computing_of
 from testbed.serving.connection import Arrival, Listener, Writer, arrivals, connect
 from testbed.serving.detector import Heart
 from testbed.serving.events import Note, OutputMismatch, Reporter, ServerListening, StageExecuted, now_s
+from testbed.serving.inlets import Inlets
+from testbed.serving.larder import stock
 from testbed.serving.mailbox import Closed, Mailbox
 from testbed.serving.process import NodeConfig, reporter
 from testbed.serving.store import ChunkStore
@@ -69,6 +73,9 @@ class Node:
         self._inbox: Mailbox[Arrival] = Mailbox(INBOX_DEPTH)
         self._slot: Slot | None = None
         self._control: Writer | None = None
+        self._inlets = Inlets()
+        self._leaving = False
+        self._released = threading.Event()
         self._lock = threading.Lock()
 
     def run(self) -> None:
@@ -81,7 +88,7 @@ class Node:
             self._config.address,
             self._config.token,
             {"host": self._config.host},
-            {"control": self._serve_control, "data": self._serve_data},
+            {"control": self._serve_control, "data": self._serve_data, "storage": self._serve_storage},
             self._note,
             patience=self._config.patience,
         )
@@ -97,10 +104,11 @@ class Node:
     # Data ------------------------------------------------------------------------------------------------------------
 
     def _serve_data(self, connection: socket.socket, greeting: Greeting) -> None:
-        for arrival in arrivals(connection, NODE_LIMITS):
-            if arrival.frame.kind is not FrameKind.DATA:
-                raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")
-            self._inbox.put(arrival)
+        with self._inlets.admit(connection, greeting.epoch):
+            for arrival in arrivals(connection, NODE_LIMITS):
+                if arrival.frame.kind is not FrameKind.DATA:
+                    raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")
+                self._inbox.put(arrival)
 
     def _compute(self, arrival: Arrival) -> None:
         frame, slot = arrival.frame, self._slot
@@ -168,6 +176,9 @@ class Node:
             previous, self._control = self._control, writer
         if previous is not None:
             previous.close()
+        self._tell_holdings(writer)
+        if self._leaving:
+            writer.put(Frame(FrameKind.LEAVE))
         assembly: Assembly | None = None
         for arrival in arrivals(connection, NODE_LIMITS):
             frame = arrival.frame
@@ -179,6 +190,8 @@ class Node:
                         assembly.add(arrival)
                     case FrameKind.CHUNK:
                         continue  # of a deployment that a newer one has replaced
+                    case FrameKind.RELEASED:
+                        self._released.set()
                     case _:
                         raise ProtocolError(f"{frame.kind.name} on a control connection")
                 if assembly is not None and assembly.complete:
@@ -188,9 +201,13 @@ class Node:
                 self._fail(frame.epoch, str(error))
                 assembly = None
 
+    def _tell_holdings(self, writer: Writer) -> None:
+        writer.put(Frame(FrameKind.HOLDINGS, meta={"chunks": sorted(self._store.holdings())}))
+
     def _prepare(self, frame: Frame, writer: Writer) -> Assembly | None:
         """Start to put a stage together; None if the node holds that very stage already."""
         self._retire()
+        self._inlets.fence(frame.epoch)
         assembly = Assembly(frame, self._store)
         slot = self._slot
         if slot is not None and slot.stage.digest == assembly.digest:
@@ -225,16 +242,42 @@ class Node:
             depth=OUTBOX_DEPTH,
             name=f"epoch {assembly.epoch}",
             on_sent=self._on_sent,
-            on_error=lambda error: self._note(f"next hop of epoch {slot.epoch}: {error}"),
+            on_error=lambda error: self._fail(
+                assembly.epoch, f"nothing more can be sent to {assembly.next_host}: {error}", assembly.next_host
+            ),
         )
         self._slot = slot
+        self._tell_holdings(writer)
         writer.put(Frame(FrameKind.READY, assembly.epoch, meta=received))
+
+    def _serve_storage(self, connection: socket.socket, greeting: Greeting) -> None:
+        def stocked() -> None:
+            control = self._control
+            if control is not None:
+                self._tell_holdings(control)
+
+        stock(connection, self._store, NODE_LIMITS, stocked)
 
     def _retire(self) -> None:
         """End the current epoch's traffic; the stage itself stays until it is known whether it is needed."""
         if self._slot is not None and self._slot.writer is not None:
             self._slot.writer.close()
             self._slot.writer = None
+
+    # Leaving ---------------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Ask the dispatcher for leave and end the process with status 0 when it is given, or after a time."""
+        if not self._leaving:
+            self._leaving = True
+            threading.Thread(target=self._leave, name="leave", daemon=True).start()
+
+    def _leave(self) -> None:
+        control = self._control
+        asked = control is not None and control.offer(Frame(FrameKind.LEAVE))
+        if asked and not self._released.wait(self._config.patience.leave_s):
+            self._note("leaves although its stage was not moved in time")
+        os._exit(0)  # the interpreter's own end would wait for the computation under way
 
     def _fail(self, epoch: int, reason: str, suspect: str | None = None) -> None:
         """Tell the dispatcher that this epoch can't be served, and which host is to blame if not this one."""
@@ -252,4 +295,6 @@ def main(config: dict[str, Any], fds: list[int]) -> None:
         config: A :class:`NodeConfig` as JSON.
         fds: The socket for events.
     """
-    Node(NodeConfig.from_json(config), reporter(fds)).run()
+    node = Node(NodeConfig.from_json(config), reporter(fds))
+    signal.signal(signal.SIGTERM, lambda *_: node.leave())
+    node.run()

@@ -58,6 +58,7 @@ class Package:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._parcels: dict[tuple[int, int], Parcel] = {}
+        self._sizes: dict[tuple[int, int], dict[str, int]] = {}
 
     @cached_property
     def _graph(self) -> ModelGraph:
@@ -79,6 +80,19 @@ class Package:
             tensors = {tensor.spec.name: tensor for tensor in self._manifest.tensors}
             manifest = WeightManifest(tuple(tensors[name] for name in program.weights))
             found = self._parcels[first_op, last_op] = Parcel(program.to_json(), manifest)
+        return found
+
+    def chunk_sizes(self, first_op: int, last_op: int) -> dict[str, int]:
+        """Bytes of each distinct chunk of the weights that operations ``first_op..last_op-1`` read.
+
+        Raises:
+            ModelError: If the folder is damaged.
+        """
+        found = self._sizes.get((first_op, last_op))
+        if found is None:
+            read = self._graph.stage_weights(first_op, last_op).keys()
+            tensors = tuple(tensor for tensor in self._manifest.tensors if tensor.spec.name in read)
+            found = self._sizes[first_op, last_op] = WeightManifest(tensors).sizes
         return found
 
     def chunk(self, chunk_id: str) -> bytes:

@@ -15,6 +15,7 @@ from testbed.planning.problem import Path as LinkPath
 from testbed.serving.events import SocketReporter
 from testbed.serving.package import Package
 from testbed.serving.patience import PATIENCE, Patience
+from testbed.serving.policy import POLICY, Policy
 
 
 def reporter(fds: list[int]) -> SocketReporter:
@@ -101,6 +102,7 @@ class DispatcherConfig:
         window: Most requests in flight.
         queue: Most requests that wait besides.
         patience: How long it waits for its peers.
+        policy: How it recovers.
     """
 
     host: str
@@ -116,6 +118,7 @@ class DispatcherConfig:
     window: int
     queue: int
     patience: Patience = PATIENCE
+    policy: Policy = POLICY
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
@@ -127,6 +130,7 @@ class DispatcherConfig:
                 "nodes": {host: _endpoint(address) for host, address in plain["nodes"].items()},
                 "package": Package(Path(plain["package"])),
                 "patience": Patience(**plain.get("patience", {})),
+                "policy": Policy.from_json(plain.get("policy", {})),
                 "survey": problem_from_json(plain["survey"]),
                 "first_plan": tuple(Assignment(**assignment) for assignment in plain["first_plan"]),
             }

@@ -1,12 +1,16 @@
-"""The policy ``replan``: a new plan for the hosts that are left, which moves as few weights as it can."""
+"""What the policies decide: which plan comes next, whether a change pays, and who keeps copies of what.
+
+Pure functions of what the dispatcher knows; :mod:`testbed.serving.epochs` acts on them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
-from testbed.planning.evaluate import evaluate, violations
+from testbed.planning.evaluate import evaluate, stage_weights_bytes, violations
 from testbed.planning.plan import Assignment, Plan, Strategy
 from testbed.planning.problem import Problem
 
@@ -19,21 +23,48 @@ runs already is not to be stopped for a few kilobytes."""
 
 MAX_RELABELLINGS = 720
 
-Holdings = Mapping[str, Iterable[tuple[int, int]]]
-"""For each host the runs of segments, ``(first, last)``, whose weights it has in its storage."""
+Lacks = Mapping[str, Sequence[int]]
+"""For each host, of each segment the bytes of weights that it doesn't hold; a host that is missing here holds nothing.
+"""
 
 
-def moved_bytes(problem: Problem, holdings: Holdings, assignments: Sequence[Assignment]) -> int:
+def moved_bytes(problem: Problem, lacks: Lacks, assignments: Sequence[Assignment]) -> int:
     """Bytes of weights that the hosts of a decision lack."""
-    total = 0
-    for assignment in assignments:
-        held = {segment for first, last in holdings.get(assignment.host, ()) for segment in range(first, last)}
-        total += sum(
-            problem.chain.weight_bytes[segment]
-            for segment in range(assignment.first, assignment.last)
-            if segment not in held
-        )
-    return total
+    return sum(_lacked_bytes(problem, lacks, assignment) for assignment in assignments)
+
+
+def _lacked_bytes(problem: Problem, lacks: Lacks, at: Assignment) -> int:
+    return sum(lacks.get(at.host, problem.chain.weight_bytes)[at.first : at.last])
+
+
+def transfer_s(problem: Problem, lacks: Lacks, assignments: Sequence[Assignment]) -> float:
+    """How long the missing weights take from the dispatcher.
+
+    All of them leave over the dispatcher's own link, whose rate is that of its fastest path at least; each crosses its
+    own path.
+    """
+    source = problem.dispatcher
+    rates = [path.rate_bps for (origin, _), path in problem.paths.items() if origin == source]
+    shared_s = moved_bytes(problem, lacks, assignments) * 8 / max(rates, default=math.inf)
+    own_s = [
+        bits / rate if (rate := problem.paths[source, at.host].rate_bps) else math.inf
+        for at in assignments
+        if (bits := _lacked_bytes(problem, lacks, at) * 8) and (source, at.host) in problem.paths
+    ]
+    return max([shared_s, *own_s])
+
+
+def pays(bottleneck_s: float, plan: Plan, move_s: float, horizon_s: float, gain: float) -> bool:
+    """Whether a change to ``plan`` is worth it.
+
+    Compared is what is answered within a horizon: with the present plan all the time, and with the new one for what is
+    left of it after ``move_s`` of transfer. The new one must be ahead by ``gain``, relative: without such a threshold
+    two plans that are nearly alike would take turns with every wobble of a measurement.
+    """
+    if not plan.bottleneck_s:
+        return bottleneck_s > 0
+    stays = horizon_s / bottleneck_s if bottleneck_s else math.inf
+    return max(0.0, horizon_s - move_s) / plan.bottleneck_s >= stays * (1 + gain)
 
 
 def _relabellings(problem: Problem, assignments: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
@@ -58,24 +89,52 @@ def _patched(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple
         yield tuple(patched)
 
 
-def replan(problem: Problem, strategy: Strategy, previous: Sequence[Assignment], holdings: Holdings) -> Plan:
+def _merged(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
+    """The previous decision with each lost stage joined to the stage before it or behind it."""
+    live = {worker.name for worker in problem.workers}
+    survivors = [assignment for assignment in previous if assignment.host in live]
+    gaps = [
+        [at.first for at in previous if before.last <= at.first <= after.first] or [after.first]
+        for before, after in itertools.pairwise(survivors)
+    ]
+    if not survivors:
+        return
+    for cuts in itertools.islice(itertools.product(*gaps), MAX_RELABELLINGS):
+        bounds = [0, *cuts, problem.chain.segments]
+        yield tuple(
+            Assignment(at.host, first, last)
+            for at, (first, last) in zip(survivors, itertools.pairwise(bounds), strict=True)
+        )
+
+
+def replan(
+    problem: Problem,
+    strategy: Strategy,
+    previous: Sequence[Assignment],
+    lacks: Lacks,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Plan:
     """The strategy's plan, or one nearly as fast that moves less.
 
     Compared are the strategy's own decision, the same cuts on other hosts, and the previous decision with its lost
-    hosts replaced. Of those within 5 % of the best bottleneck count those that move the fewest bytes, within 10 %; of
-    these wins the one that changes the fewest stages, then the fastest.
+    hosts replaced, or their stages joined to their neighbours'. Of those within ``tolerance`` (relative) of the best
+    bottleneck count those that move the fewest bytes, within 10 %; of these wins the one that changes the fewest
+    stages, then the fastest. An infinite tolerance asks for the least movement, whatever the speed: a standby's.
 
     Raises:
         InfeasibleError: If the hosts that are left can't hold the model.
     """
     best = strategy(problem)
     own = tuple(Assignment(stage.host, stage.first, stage.last) for stage in best.stages)
-    candidates = [(moved_bytes(problem, holdings, own), _changed(previous, own), best)]
-    for decision in itertools.chain(_patched(problem, previous), _relabellings(problem, own)):
+    candidates = [(moved_bytes(problem, lacks, own), _changed(previous, own), best)]
+    for decision in itertools.chain(
+        _patched(problem, previous), _merged(problem, previous), _relabellings(problem, own)
+    ):
         if not violations(problem, decision):
             plan = evaluate(problem, decision, best.strategy, best.lower_bound_s, best.planning_s)
-            candidates.append((moved_bytes(problem, holdings, decision), _changed(previous, decision), plan))
-    fast = [found for found in candidates if found[2].bottleneck_s <= best.bottleneck_s * (1 + TOLERANCE)]
+            candidates.append((moved_bytes(problem, lacks, decision), _changed(previous, decision), plan))
+    fast = [found for found in candidates if found[2].bottleneck_s <= best.bottleneck_s * (1 + tolerance)]
     fewest_bytes = min(moved for moved, _, _ in fast)
     light = [found for found in fast if found[0] <= fewest_bytes * (1 + SAME_BYTES)]
     return min(light, key=lambda found: (found[1], found[2].bottleneck_s, found[2].latency_s))[2]
@@ -84,3 +143,51 @@ def replan(problem: Problem, strategy: Strategy, previous: Sequence[Assignment],
 def _changed(previous: Sequence[Assignment], decision: Sequence[Assignment]) -> int:
     """Stages of a decision that ran nowhere or elsewhere before."""
     return len(set(decision) - set(previous))
+
+
+def standbys(problem: Problem, decision: Sequence[Assignment], replicas: int) -> dict[str, tuple[Assignment, ...]]:
+    """Who is to keep a copy of which stages, besides the stage it runs.
+
+    Each stage is kept by ``replicas`` hosts, or by as many as there is room for. A host without a stage comes first, as
+    it can take over at once; then the hosts before and behind in the pipeline, which can join the stage to their own.
+    Within each kind the host that keeps fewest bytes so far is taken, and only one whose memory could run the stage.
+
+    Returns:
+        For each keeping host the stages, as the decision has them.
+    """
+    busy = {at.host: at for at in decision}
+    used = {
+        worker.name: stage_weights_bytes(problem, busy[worker.name].first, busy[worker.name].last)
+        if worker.name in busy
+        else 0
+        for worker in problem.workers
+    }
+    extra = dict.fromkeys(used, 0)
+    kept: dict[str, list[Assignment]] = {}
+    for _ in range(replicas):
+        for index, at in enumerate(decision):
+            weights_bytes = stage_weights_bytes(problem, at.first, at.last)
+            beside = {decision[near].host for near in (index - 1, index + 1) if 0 <= near < len(decision)}
+            fit = [
+                (worker.name in busy, extra[worker.name], position, worker.name)
+                for position, worker in enumerate(problem.workers)
+                if (worker.name not in busy or worker.name in beside)
+                and at not in kept.get(worker.name, ())
+                and (worker.storage_bytes is None or used[worker.name] + weights_bytes <= worker.storage_bytes)
+                and _could_run(problem, worker.name, at, busy.get(worker.name))
+            ]
+            if fit:
+                host = min(fit)[-1]
+                kept.setdefault(host, []).append(at)
+                used[host] += weights_bytes
+                extra[host] += weights_bytes
+    return {host: tuple(stages) for host, stages in kept.items()}
+
+
+def _could_run(problem: Problem, host: str, at: Assignment, own: Assignment | None) -> bool:
+    """Whether a host has memory for a stage, joined to its own one if it has one."""
+    worker = next(worker for worker in problem.workers if worker.name == host)
+    first, last = (at.first, at.last) if own is None else (min(at.first, own.first), max(at.last, own.last))
+    activations = max(problem.chain.activation_bytes[first:last], default=0)
+    memory_bytes = stage_weights_bytes(problem, first, last) + activations + worker.overhead_bytes
+    return worker.memory_bytes is None or memory_bytes <= worker.memory_bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Collection
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def check_chunk_id(chunk_id: str) -> str:
 class ChunkStore:
     """Chunks in a folder, one file each.
 
+    May be used from several threads.
+
     Args:
         folder: Made if it doesn't exist.
         capacity_bytes: None means unlimited.
@@ -43,6 +46,8 @@ class ChunkStore:
     def __init__(self, folder: Path, capacity_bytes: int | None = None) -> None:
         self._folder = folder
         self._capacity_bytes = capacity_bytes
+        self._lock = threading.Lock()
+        self._pinned: frozenset[str] = frozenset()
         folder.mkdir(parents=True, exist_ok=True)
         self._sizes = {
             path.name: path.stat().st_size
@@ -55,21 +60,32 @@ class ChunkStore:
         """Bytes of all chunks."""
         return sum(self._sizes.values())
 
+    def holdings(self) -> frozenset[str]:
+        """Ids of all chunks; whether each is undamaged shows when it is read."""
+        with self._lock:
+            return frozenset(self._sizes)
+
+    def pin(self, chunk_ids: Collection[str]) -> None:
+        """From now on these, and no others but those that a write names, must not make room for what is written."""
+        with self._lock:
+            self._pinned = frozenset(chunk_ids)
+
     def read(self, chunk_id: str) -> bytes | None:
         """A chunk, or None if it isn't here or its file is damaged."""
-        if check_chunk_id(chunk_id) not in self._sizes:
-            return None
-        path = self._folder / chunk_id
-        try:
-            data = path.read_bytes()
-        except OSError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != chunk_id:
-            path.unlink(missing_ok=True)
-            del self._sizes[chunk_id]
-            return None
-        self._sizes[chunk_id] = self._sizes.pop(chunk_id)  # the last one was used last
-        return data
+        with self._lock:
+            if check_chunk_id(chunk_id) not in self._sizes:
+                return None
+            path = self._folder / chunk_id
+            try:
+                data = path.read_bytes()
+            except OSError:
+                data = b""
+            if hashlib.sha256(data).hexdigest() != chunk_id:
+                path.unlink(missing_ok=True)
+                del self._sizes[chunk_id]
+                return None
+            self._sizes[chunk_id] = self._sizes.pop(chunk_id)  # the last one was used last
+            return data
 
     def write(self, chunk_id: str, data: bytes | bytearray | memoryview, keep: Collection[str] = ()) -> None:
         """Keep a chunk whose hash was checked.
@@ -83,19 +99,20 @@ class ChunkStore:
             StorageFull: If it doesn't fit beside the chunks to keep.
             OSError: If the storage can't be written.
         """
-        check_chunk_id(chunk_id)
-        self._make_room(len(data), keep)
-        path = self._folder / chunk_id
-        partial = path.with_suffix(".part")
-        partial.write_bytes(data)
-        partial.rename(path)
-        self._sizes[chunk_id] = len(data)
+        with self._lock:
+            check_chunk_id(chunk_id)
+            self._make_room(len(data), keep)
+            path = self._folder / chunk_id
+            partial = path.with_suffix(".part")
+            partial.write_bytes(data)
+            partial.rename(path)
+            self._sizes[chunk_id] = len(data)
 
     def _make_room(self, needed_bytes: int, keep: Collection[str]) -> None:
         if self._capacity_bytes is None:
             return
         excess = self.used_bytes + needed_bytes - self._capacity_bytes
-        for chunk_id in [name for name in self._sizes if name not in keep]:
+        for chunk_id in [name for name in self._sizes if name not in keep and name not in self._pinned]:
             if excess <= 0:
                 return
             (self._folder / chunk_id).unlink(missing_ok=True)

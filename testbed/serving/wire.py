@@ -53,6 +53,11 @@ class FrameKind(IntEnum):
     ANSWER = 11  # dispatcher → client: its answer
     REJECTED = 12  # dispatcher → client: it will not be answered, and why
     STATE = 13  # dispatcher → client: the service's state has changed
+    HOLDINGS = 14  # node → dispatcher: the chunks of weights that it has in its storage, all of them
+    KEEP = 15  # dispatcher → node: store these chunks in case they are needed; those that lack are asked for by WANT
+    KEPT = 16  # node → dispatcher: they are stored
+    LEAVE = 17  # node → dispatcher: it wants to go
+    RELEASED = 18  # dispatcher → node: it is needed no more
 
 
 @dataclass(frozen=True, slots=True)

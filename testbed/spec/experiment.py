@@ -23,9 +23,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from testbed.spec.faults import FaultSpec
 from testbed.spec.hosts import ComputeSpec, HostSpec
-from testbed.spec.inference import ModelSpec, PlacementSpec, RecoverySpec
+from testbed.spec.inference import ModelSpec, PlacementSpec
 from testbed.spec.links import LinkSpec
 from testbed.spec.quantities import FileContext, NodeName, RunName
+from testbed.spec.recovery import RecoverySpec
 from testbed.spec.section import Section
 from testbed.spec.shapes import ShapeError, ShapeSpec, expanded
 from testbed.spec.workload import WorkloadSpec

@@ -1,4 +1,4 @@
-"""The system under test: its model, how it is placed, and how it recovers."""
+"""The system under test: its model, and how it is placed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from testbed.spec.quantities import ArgumentName, BesideFile, Factory, HeartbeatInterval
+from testbed.spec.quantities import ArgumentName, BesideFile, Factory
 from testbed.spec.section import Section
 
 Dimension = Annotated[int, Field(ge=1, le=65_536)]
@@ -218,17 +218,3 @@ class PlacementSpec(Section):
                 f"has the objective {self.objective}, which only the strategy dnnsplit knows, not {self.strategy}"
             )
         return self
-
-
-class RecoverySpec(Section):
-    """How the system under test notices a failure and what it does then."""
-
-    noun: ClassVar[str] = "recovery"
-
-    policy: Annotated[Literal["replan"], Field(description="replan: plan anew on the survivors.")] = "replan"
-    heartbeat_s: Annotated[
-        HeartbeatInterval, Field(alias="heartbeat", description="Time between two heartbeats, 1ms to 60s.")
-    ] = 0.1
-    misses: Annotated[
-        int, Field(ge=1, le=1_000, description="A host is taken for dead after so many missed heartbeats.")
-    ] = 3

@@ -142,7 +142,13 @@ class System:
         self.spawn(host, "testbed.serving.node:main", config)
 
     def start_dispatcher(
-        self, first_plan: tuple[Assignment, ...], *, window: int = 4, queue: int = 16, misses: int = 30
+        self,
+        first_plan: tuple[Assignment, ...],
+        *,
+        window: int = 4,
+        queue: int = 16,
+        misses: int = 30,
+        policy: Mapping[str, Any] | None = None,
     ) -> None:
         write_package(self.graph, self.folder / "model")
         config = {
@@ -158,6 +164,7 @@ class System:
             "misses": misses,
             "window": window,
             "queue": queue,
+            "policy": dict(policy or {}),
         }
         self.spawn(DISPATCHER, "testbed.serving.dispatcher:main", config)
         self.wait_state("serving")

@@ -12,7 +12,7 @@ from testbed.planning.plan import Assignment
 from testbed.planning.problem import Chain, Path, Problem, Worker
 from testbed.planning.strategies import STRATEGIES
 from testbed.serving.estimates import WINDOW, Estimates
-from testbed.serving.recovery import moved_bytes, replan
+from testbed.serving.recovery import Lacks, moved_bytes, pays, replan, standbys, transfer_s
 
 MB = 10**6
 
@@ -34,14 +34,25 @@ def problem(*names: str, memory_bytes: int | None = None) -> Problem:
     )
 
 
+def lacks(found: Problem, holdings: dict[str, list[tuple[int, int]]]) -> Lacks:
+    """What hosts lack that hold these runs of segments."""
+    return {
+        host: [
+            0 if any(first <= segment < last for first, last in runs) else weight_bytes
+            for segment, weight_bytes in enumerate(found.chain.weight_bytes)
+        ]
+        for host, runs in holdings.items()
+    }
+
+
 BEFORE = (Assignment("a", 0, 2), Assignment("b", 2, 4))
 
 
 @pytest.mark.parametrize("lost", ["a", "b"])
 def test_the_free_host_takes_over_what_the_lost_one_had(lost: str) -> None:
     left = [name for name in ("a", "b", "c") if name != lost]
-    holdings = {"a": [(0, 2)], "b": [(2, 4)]}
-    plan = replan(problem(*left, memory_bytes=25 * MB), STRATEGIES["exact"], BEFORE, holdings)
+    left_over = problem(*left, memory_bytes=25 * MB)
+    plan = replan(left_over, STRATEGIES["exact"], BEFORE, lacks(left_over, {"a": [(0, 2)], "b": [(2, 4)]}))
     stays = next(assignment for assignment in BEFORE if assignment.host != lost)
     decision = {(stage.host, stage.first, stage.last) for stage in plan.stages}
     assert (stays.host, stays.first, stays.last) in decision
@@ -54,15 +65,16 @@ def test_a_few_bytes_less_are_no_reason_to_stop_what_runs() -> None:
         problem("a", "c"),
         chain=dataclasses.replace(problem("a", "c").chain, weight_bytes=(10 * MB, 10 * MB, 10 * MB, 10 * MB + 100_000)),
     )
-    plan = replan(found, STRATEGIES["exact"], BEFORE, {"a": [(0, 2)]})
+    plan = replan(found, STRATEGIES["exact"], BEFORE, lacks(found, {"a": [(0, 2)]}))
     assert (plan.stages[0].host, plan.stages[0].first, plan.stages[0].last) == ("a", 0, 2)
 
 
 def test_weights_that_a_host_still_has_need_not_move() -> None:
-    holdings = {"a": [(0, 2)], "c": [(2, 4)]}
-    assert moved_bytes(problem("a", "c"), holdings, (Assignment("a", 0, 2), Assignment("c", 2, 4))) == 0
-    assert moved_bytes(problem("a", "c"), holdings, (Assignment("c", 0, 2), Assignment("a", 2, 4))) == 40 * MB
-    assert moved_bytes(problem("a", "c"), holdings, (Assignment("a", 0, 3), Assignment("c", 3, 4))) == 10 * MB
+    found = problem("a", "c")
+    held = lacks(found, {"a": [(0, 2)], "c": [(2, 4)]})
+    assert moved_bytes(found, held, (Assignment("a", 0, 2), Assignment("c", 2, 4))) == 0
+    assert moved_bytes(found, held, (Assignment("c", 0, 2), Assignment("a", 2, 4))) == 40 * MB
+    assert moved_bytes(found, held, (Assignment("a", 0, 3), Assignment("c", 3, 4))) == 10 * MB
 
 
 def test_too_few_hosts_are_infeasible() -> None:
@@ -74,10 +86,54 @@ def test_a_plan_is_never_more_than_five_per_cent_slower_for_its_bytes() -> None:
     # Staying would put both stages behind a slow path; moving everything pays.
     found = problem("a", "c", "d")
     slow = {pair: Path(1e5) if "a" in pair else path for pair, path in found.paths.items()}
-    plan = replan(dataclasses.replace(found, paths=slow), STRATEGIES["exact"], BEFORE, {"a": [(0, 2)]})
+    plan = replan(dataclasses.replace(found, paths=slow), STRATEGIES["exact"], BEFORE, lacks(found, {"a": [(0, 2)]}))
     assert "a" not in {stage.host for stage in plan.stages}
     best = STRATEGIES["exact"](dataclasses.replace(found, paths=slow))
     assert plan.bottleneck_s <= best.bottleneck_s * 1.05
+
+
+def test_missing_weights_leave_over_the_dispatchers_own_link() -> None:
+    found = problem("a", "b")
+    assert transfer_s(found, {}, BEFORE) == pytest.approx(40 * MB * 8 / 1e7)
+    assert transfer_s(found, lacks(found, {"a": [(0, 2)], "b": [(2, 4)]}), BEFORE) == 0
+    slow = {pair: Path(1e6) if pair == ("dispatcher", "b") else path for pair, path in found.paths.items()}
+    assert transfer_s(dataclasses.replace(found, paths=slow), {}, BEFORE) == pytest.approx(20 * MB * 8 / 1e6)
+
+
+def test_a_change_must_answer_more_within_the_horizon() -> None:
+    plan = replan(problem("a", "b"), STRATEGIES["exact"], BEFORE, {})
+    assert pays(plan.bottleneck_s * 1.2, plan, move_s=0.0, horizon_s=60, gain=0.1)
+    assert not pays(plan.bottleneck_s * 1.05, plan, move_s=0.0, horizon_s=60, gain=0.1)
+    assert not pays(plan.bottleneck_s * 1.2, plan, move_s=10.0, horizon_s=60, gain=0.1)
+    assert not pays(plan.bottleneck_s * 9, plan, move_s=60.0, horizon_s=60, gain=0.1)
+
+
+def test_a_standby_joins_the_lost_stage_to_its_own_where_no_host_is_free() -> None:
+    found = problem("a", "b")
+    keeping = standbys(found, BEFORE, 1)
+    assert keeping == {"a": (BEFORE[1],), "b": (BEFORE[0],)}
+    left = problem("a")
+    plan = replan(left, STRATEGIES["exact"], BEFORE, lacks(left, {"a": [(0, 4)]}), tolerance=float("inf"))
+    assert [(stage.host, stage.first, stage.last) for stage in plan.stages] == [("a", 0, 4)]
+
+
+def test_copies_go_to_free_hosts_first_and_only_where_there_is_room() -> None:
+    found = problem("a", "b", "c")
+    assert standbys(found, BEFORE, 1) == {"c": BEFORE}
+    small = tuple(
+        dataclasses.replace(worker, storage_bytes=20 * MB if worker.name == "c" else None) for worker in found.workers
+    )
+    assert standbys(dataclasses.replace(found, workers=small), BEFORE, 1) == {"c": (BEFORE[0],), "a": (BEFORE[1],)}
+    assert standbys(problem("a", "b", memory_bytes=25 * MB), BEFORE, 3) == {}
+
+
+def test_a_standby_prefers_copies_to_speed() -> None:
+    found = problem("a", "c", "d")
+    slow = tuple(dataclasses.replace(w, speed=0.2 if w.name == "c" else 1.0) for w in found.workers)
+    found = dataclasses.replace(found, workers=slow)
+    held = lacks(found, {"a": [(0, 2)], "c": [(2, 4)]})
+    plan = replan(found, STRATEGIES["exact"], BEFORE, held, tolerance=float("inf"))
+    assert [(stage.host, stage.first, stage.last) for stage in plan.stages] == [("a", 0, 2), ("c", 2, 4)]
 
 
 def test_estimates_start_from_the_survey_and_follow_what_is_measured() -> None:

@@ -1,0 +1,397 @@
+"""The dispatcher's epochs: each is one plan, from the decision to the fence that ends it.
+
+A part of the dispatcher: everything here runs on its one controlling thread, but for planning, which posts its result.
+
+An epoch ends in one of two ways. A loss fences it at once, and the next plan is sought while nothing serves. A change
+that isn't forced (a host came back, wants to leave, or a rate has changed) is planned while the epoch serves; the
+weights that the new plan lacks travel ahead, and only then comes the fence, and the next epoch right behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.errors import ProtocolError
+from testbed.planning.plan import Assignment, Plan
+from testbed.serving.connection import Arrival
+from testbed.serving.deployment import Deployment, adopted
+from testbed.serving.events import ChangeWeighed, EpochActive, Reporter, StageDeployed, now_s
+from testbed.serving.inlets import Inlets
+from testbed.serving.members import holdings_of, open_pipeline
+from testbed.serving.membership import Membership
+from testbed.serving.messages import Gone, PipelineOpened, Planned, Post, Supplied
+from testbed.serving.planner import Planner
+from testbed.serving.process import DispatcherConfig
+from testbed.serving.requests import Requests
+from testbed.serving.supplies import Supplies
+from testbed.serving.wire import Frame, FrameKind
+
+Enter = Callable[[str, str], None]
+"""Told the service's new state and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A host that can't reach another one, and when the path between them is to blame unless that host was lost."""
+
+    source: str
+    target: str
+    reason: str
+    due_s: float
+
+
+class Epochs:
+    """The current epoch, its deployment, and what may come next.
+
+    ``_phase`` is *gathering* the nodes before the first epoch, *planning*, *waiting* for lost hosts, *deploying*,
+    *serving*, *moving* weights ahead of a change while the epoch serves, or *stuck*, without a plan.
+    """
+
+    def __init__(
+        self,
+        config: DispatcherConfig,
+        report: Reporter,
+        post: Post,
+        nodes: Membership,
+        requests: Requests,
+        inlets: Inlets,
+        enter: Enter,
+    ) -> None:
+        self._config = config
+        self._policy = config.policy
+        self._report = report
+        self._post = post
+        self._nodes = nodes
+        self._requests = requests
+        self._inlets = inlets
+        self._enter = enter
+        self._planner = Planner(config, nodes, post)
+        self._supplies = Supplies(config, nodes, post, report)
+        self._phase = "gathering"
+        self._epoch = 0
+        self._deployment: Deployment | None = None
+        self._decision: tuple[Assignment, ...] = config.first_plan
+        self._replays = 0
+        self._next: tuple[Plan, str] | None = None
+        self._news = ""
+        self._weighing = False
+        self._look_s: float | None = None
+        self._retry_s: float | None = None
+        self._suspicion: Suspicion | None = None
+
+    # Members come and go ---------------------------------------------------------------------------------------------
+
+    def joined(self, host: str) -> None:
+        """A node has been found."""
+        match self._phase:
+            case "gathering":
+                self._start()
+            case "waiting" if self._nodes.usable() >= {at.host for at in self._decision}:
+                self._deploy(self._planner.priced(self._decision), f"{host} is back")
+            case "stuck":
+                self._plan(f"{host} was found")
+            case _:
+                self._weigh(f"{host} was found")
+
+    def lost(self, host: str) -> None:
+        """A node has been lost."""
+        self._supplies.lost(host)
+        if self._phase == "gathering":
+            self._start()
+        elif self._deployment is not None and host in self._deployment.hosts:
+            self._fence(f"{host} was lost")
+        elif self._next is not None and host in {stage.host for stage in self._next[0].stages}:
+            self._stay()
+        elif self._phase == "serving":
+            self._supplies.provide(self._decision, self._planner.problem())
+
+    def leave(self, host: str) -> None:
+        """A node wants to go; it is released once no stage is on it."""
+        if not self._nodes.wants_to_leave(host):
+            return
+        if self._deployment is None or host not in self._deployment.hosts:
+            self._release()
+        elif self._phase in ("serving", "moving"):
+            self._stay()
+            self._weigh(f"{host} wants to leave")
+        else:
+            self._news = f"{host} wants to leave"
+
+    def _release(self) -> None:
+        needed = self._deployment.hosts if self._deployment is not None else frozenset()
+        for host in sorted(self._nodes.leaving - needed):
+            self._nodes.send(host, Frame(FrameKind.RELEASED, self._epoch))
+
+    def _start(self) -> None:
+        """Begin the first epoch once every node has answered or was given up."""
+        if self._nodes.expected:
+            return
+        if self._nodes.has(assignment.host for assignment in self._decision):
+            self._new_epoch()
+            self._deploy(self._planner.priced(self._decision), "start")
+        else:
+            self._fence("hosts were missing at the start")
+
+    # Plan ------------------------------------------------------------------------------------------------------------
+
+    def _new_epoch(self) -> None:
+        self._epoch += 1
+        self._deployment = None
+        self._next = None
+        self._look_s = self._retry_s = self._suspicion = None
+        self._supplies.stop()
+        self._inlets.fence(self._epoch)
+        self._replays = self._requests.fence(self._epoch)
+
+    def _fence(self, reason: str) -> None:
+        """End the current epoch, and do what the policy says."""
+        self._new_epoch()
+        self._enter("recovering", reason)
+        missing = sorted({at.host for at in self._decision} - self._nodes.usable())
+        if self._policy.name == "restart" and missing:
+            self._phase = "waiting"
+            self._retry_s = now_s() + self._policy.wait_s
+        else:
+            self._plan(reason)
+
+    def _plan(self, reason: str) -> None:
+        self._phase = "planning"
+        self._retry_s = None
+        self._planner.plan(self._epoch, self._decision, reason, bridging=self._policy.name == "standby")
+
+    def planned(self, found: Planned) -> None:
+        """Planning has ended, perhaps for an epoch that was fenced off meanwhile."""
+        if found.change is not None:
+            self._weighed(found)
+        elif found.epoch != self._epoch or self._phase != "planning":
+            pass
+        elif found.plan is None:
+            self._phase = "stuck"
+            self._retry_s = self._planner.shunning_until_s()
+            self._enter("unavailable", found.reason)
+        elif self._nodes.usable() >= {stage.host for stage in found.plan.stages}:
+            self._deploy(found.plan, found.reason)
+        else:
+            self._plan("a host was lost while planning")
+
+    # A change that isn't forced --------------------------------------------------------------------------------------
+
+    def _weigh(self, reason: str) -> None:
+        """See whether another plan is worth a change, now or as soon as the epoch serves."""
+        self._news = reason
+        if self._phase == "serving" and not self._weighing and self._deployment is not None:
+            self._news = ""
+            self._weighing = True
+            forced = not self._nodes.usable() >= self._deployment.hosts
+            self._planner.weigh(self._epoch, self._decision, reason, forced=forced)
+
+    def _weighed(self, found: Planned) -> None:
+        self._weighing = False
+        change, plan = found.change, found.plan
+        if found.epoch == self._epoch and self._phase == "serving" and change is not None:
+            worth = plan is not None and (change.pays or change.forced)
+            self._report(
+                ChangeWeighed(
+                    t_s=now_s(),
+                    epoch=self._epoch,
+                    reason=found.reason,
+                    throughput_rps=1 / change.bottleneck_s if change.bottleneck_s else 0.0,
+                    new_throughput_rps=plan.throughput_rps if plan is not None else 0.0,
+                    moved_bytes=change.moved_bytes,
+                    move_s=change.move_s,
+                    changes=worth,
+                )
+            )
+            if plan is not None and worth:
+                self._move(plan, found.reason)
+        if self._news and self._phase == "serving":
+            self._weigh(self._news)
+
+    def _move(self, plan: Plan, reason: str) -> None:
+        """Send what the new plan lacks ahead; the present one serves meanwhile."""
+        self._phase = "moving"
+        self._next = (plan, reason)
+        if not self._supplies.move(tuple(Assignment(at.host, at.first, at.last) for at in plan.stages)):
+            self._switch()
+
+    def _stay(self) -> None:
+        """Give up a change that is under way."""
+        if self._phase == "moving":
+            self._phase = "serving"
+            self._next = None
+            self._supplies.stop()
+            self._look_s = now_s() + self._policy.settle_s
+
+    def _switch(self) -> None:
+        if self._next is None:
+            return
+        plan, reason = self._next
+        self._new_epoch()
+        self._enter("recovering", reason)
+        self._deploy(plan, reason)
+
+    def supplied(self, supplied: Supplied) -> None:
+        """A courier has ended."""
+        if self._supplies.ended(supplied) and self._phase == "moving":
+            self._switch()
+
+    # Time ------------------------------------------------------------------------------------------------------------
+
+    def next_due_s(self) -> float | None:
+        """When :meth:`tick` will have something to do; None if never."""
+        suspicion_s = self._suspicion.due_s if self._suspicion is not None else None
+        return min((due for due in (self._look_s, self._retry_s, suspicion_s) if due is not None), default=None)
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = now_s()
+        if self._suspicion is not None and now >= self._suspicion.due_s:
+            blame = self._suspicion
+            self._planner.shun(blame.source, blame.target)
+            self._fence(f"{blame.source}: {blame.reason}")
+        if self._retry_s is not None and now >= self._retry_s:
+            self._retry_s = None
+            if self._phase == "waiting":
+                if self._policy.otherwise == "replan":
+                    self._plan(f"waited {self._policy.wait_s:g} s for lost hosts")
+                else:
+                    missing = sorted({at.host for at in self._decision} - self._nodes.usable())
+                    self._enter("unavailable", f"waiting for {', '.join(missing)}")
+            elif self._phase == "stuck":
+                self._plan("what had failed may work again")
+            elif self._phase == "deploying" and self._deployment is not None:
+                late = sorted(self._deployment.waiting)
+                for host in late:
+                    self._nodes.shun(host)
+                self._fence(f"the deployment to {', '.join(late) or 'all hosts'} took too long")
+        if self._look_s is not None and now >= self._look_s:
+            self._look_s = None
+            self._look()
+
+    def _look(self) -> None:
+        """Weigh a change if there are news, or if what is measured has drifted from what was planned with."""
+        if self._phase not in ("serving", "moving"):
+            return
+        self._look_s = now_s() + self._policy.settle_s if self._policy.adaptive else None
+        if self._news:
+            self._weigh(self._news)
+        elif self._policy.adaptive and self._phase == "serving" and (drift := self._planner.drift(self._decision)):
+            self._weigh(drift)
+
+    # Deploy ----------------------------------------------------------------------------------------------------------
+
+    def _deploy(self, plan: Plan, reason: str) -> None:
+        config = self._config
+        self._phase = "deploying"
+        self._report(adopted(self._epoch, plan, reason))
+        deployment = Deployment(self._epoch, plan, config.package)
+        self._deployment = deployment
+        self._decision = deployment.assignments
+        self._retry_s = now_s() + self._planner.deploy_limit_s(self._decision)
+        addresses = {**config.nodes, config.host: config.address}
+        for index, stage in enumerate(plan.stages):
+            next_host = plan.stages[index + 1].host if index + 1 < len(plan.stages) else config.host
+            self._nodes.send(stage.host, deployment.prepare(stage.host, next_host, addresses[next_host]))
+
+    def node_frame(self, host: str, frame: Frame) -> None:
+        """Take what a node says.
+
+        Raises:
+            ProtocolError: If it isn't something that a node may say.
+        """
+        member = self._nodes.members.get(host)
+        if member is None:
+            return
+        if frame.kind is FrameKind.HOLDINGS:
+            member.holdings = holdings_of(frame)
+            return
+        if frame.kind is FrameKind.LEAVE:
+            self.leave(host)
+            return
+        deployment = self._deployment
+        if deployment is None or frame.epoch != deployment.epoch or host not in deployment.hosts:
+            return
+        match frame.kind:
+            case FrameKind.WANT:
+                self._nodes.send(host, deployment.chunks(host, frame.meta.get("chunks")))
+            case FrameKind.READY:
+                self._ready(host, deployment, frame.meta)
+            case FrameKind.FAILED:
+                self._failed(host, str(frame.meta.get("suspect", host)), str(frame.meta.get("reason")))
+            case _:
+                raise ProtocolError(f"{frame.kind.name} on a control connection")
+
+    def _failed(self, host: str, suspect: str, reason: str) -> None:
+        """A stage can't be served: its host is to blame, or the next one, or the path between them.
+
+        Whether it is the next host, its heartbeats will soon tell. A host or a path that is to blame isn't used for a
+        while: while the heartbeats go on it would be found again at once, and fail again.
+        """
+        if suspect == host:
+            self._nodes.shun(host)
+            self._post(Gone(host, "failed", reason, self._nodes.members.get(host)))
+        else:
+            allowance_s = 2 * self._config.misses * self._config.heartbeat_s
+            self._suspicion = Suspicion(host, suspect, reason, now_s() + allowance_s)
+
+    def _ready(self, host: str, deployment: Deployment, meta: Mapping[str, Any]) -> None:
+        config = self._config
+        stage = deployment.stage_of(host)
+        match meta:
+            case {"bytes": int(received), "transfer_s": float(transfer_s)} if transfer_s > 0:
+                self._planner.estimates.observe_transfer(config.host, host, received * 8, transfer_s)
+        self._report(
+            StageDeployed(
+                t_s=now_s(),
+                epoch=deployment.epoch,
+                stage=stage.index,
+                host=host,
+                started_s=deployment.started_s,
+                bytes_sent=deployment.sent_bytes(host),
+            )
+        )
+        if deployment.ready(host):
+            first = deployment.plan.stages[0].host
+            open_pipeline(
+                first,
+                config.nodes[first],
+                config.token,
+                config.host,
+                deployment.epoch,
+                config.window,
+                self._post,
+                config.patience,
+            )
+
+    # Serve -----------------------------------------------------------------------------------------------------------
+
+    def opened(self, opened: PipelineOpened) -> None:
+        """The connection into the first stage stands, or failed."""
+        if opened.epoch != self._epoch or self._phase != "deploying":
+            if opened.writer is not None:
+                opened.writer.close()
+        elif opened.writer is None:
+            self._post(Gone(opened.host, "connection", opened.detail, self._nodes.members.get(opened.host)))
+        else:
+            self._phase = "serving"
+            self._retry_s = None
+            self._report(EpochActive(t_s=now_s(), epoch=self._epoch, replayed=self._replays))
+            self._enter("serving", "")
+            self._requests.flow(opened.writer)
+            self._release()
+            self._planner.settle(self._decision)
+            if self._policy.name == "standby":
+                self._supplies.provide(self._decision, self._planner.problem())
+            if self._nodes.usable() - {at.host for at in self._decision} and self._epoch > 1:
+                self._news = self._news or "hosts are free"
+            self._look_s = now_s() + self._policy.settle_s if self._news or self._policy.adaptive else None
+            if (forgiven_s := self._planner.shunning_until_s()) is not None:
+                self._news = self._news or "what had failed may work again"
+                self._look_s = max(forgiven_s, now_s() + self._policy.settle_s)
+
+    def learn(self, arrival: Arrival) -> None:
+        """What an answer of this epoch tells of paths and hosts."""
+        if self._deployment is not None and arrival.frame.epoch == self._epoch:
+            self._planner.learn(self._deployment.plan, arrival)

@@ -1,0 +1,161 @@
+"""The dispatcher's planning: what it knows of its cluster, and the threads that think about it.
+
+A part of the dispatcher: the methods run on its one controlling thread; what takes long runs on threads that get
+copies of what they need, and posts :class:`~testbed.serving.messages.Planned`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import threading
+from collections.abc import Collection, Mapping, Sequence
+
+from testbed.errors import InfeasibleError
+from testbed.planning.evaluate import evaluate, violations
+from testbed.planning.plan import Assignment, Plan
+from testbed.planning.problem import Problem
+from testbed.planning.strategies import STRATEGIES
+from testbed.serving.connection import Arrival
+from testbed.serving.estimates import Estimates
+from testbed.serving.events import now_s
+from testbed.serving.membership import Membership
+from testbed.serving.messages import Change, Planned, Post
+from testbed.serving.package import Package
+from testbed.serving.process import DispatcherConfig
+from testbed.serving.recovery import TOLERANCE, Lacks, moved_bytes, pays, replan, transfer_s
+
+
+def lacks_of(problem: Problem, package: Package, holdings: Mapping[str, Collection[str]]) -> Lacks:
+    """For each host, of each segment the bytes of chunks that it doesn't hold.
+
+    Raises:
+        ModelError: If the model's folder is damaged.
+    """
+    bounds = problem.chain.boundary_ops
+    segments = [package.chunk_sizes(first, last) for first, last in itertools.pairwise(bounds)]
+    return {
+        host: tuple(sum(size for chunk, size in sizes.items() if chunk not in held) for sizes in segments)
+        for host, held in holdings.items()
+    }
+
+
+class Planner:
+    """Plans for the hosts that are there, from what was measured.
+
+    Attributes:
+        estimates: Rates and speeds as measured.
+    """
+
+    def __init__(self, config: DispatcherConfig, nodes: Membership, post: Post) -> None:
+        self._config = config
+        self._nodes = nodes
+        self._post = post
+        self._strategy = STRATEGIES[config.strategy]
+        self._broken: dict[tuple[str, str], float] = {}
+        self._settled_s = 0.0
+        self.estimates = Estimates(config.survey)
+
+    # What is known ---------------------------------------------------------------------------------------------------
+
+    def problem(self) -> Problem:
+        """The problem of now: the usable hosts, without paths that failed lately."""
+        now = now_s()
+        self._broken = {pair: until_s for pair, until_s in self._broken.items() if until_s > now}
+        problem = self.estimates.problem(self._nodes.usable())
+        paths = {pair: path for pair, path in problem.paths.items() if pair not in self._broken}
+        return dataclasses.replace(problem, paths=paths)
+
+    def priced(self, decision: Sequence[Assignment]) -> Plan:
+        """A decision with what is expected of it now."""
+        everybody = self.estimates.problem([worker.name for worker in self._config.survey.workers])
+        return evaluate(everybody, decision, self._config.strategy, None, 0.0)
+
+    def shun(self, source: str, target: str) -> None:
+        """Don't plan with a path for a while: nothing came through."""
+        self._broken[source, target] = now_s() + self._config.patience.shun_s
+
+    def shunning_until_s(self) -> float | None:
+        """When the next path or host is forgiven; None if none has to be."""
+        return min([*self._broken.values(), *self._nodes.shunned_until_s()], default=None)
+
+    def learn(self, plan: Plan, arrival: Arrival) -> None:
+        """What an answer tells of the paths and hosts of its plan."""
+        source, frame = self._config.host, arrival.frame
+        for hop, stage in zip(frame.meta.get("hops", []), plan.stages, strict=False):
+            if hop["transfer_s"] is not None:
+                self.estimates.observe_transfer(source, hop["host"], hop["bytes"] * 8, hop["transfer_s"])
+            self.estimates.observe_compute(hop["host"], stage.first, stage.last, hop["compute_s"])
+            source = hop["host"]
+        if arrival.transfer_s is not None:
+            self.estimates.observe_transfer(source, self._config.host, frame.payload_bytes * 8, arrival.transfer_s)
+
+    # Drift -----------------------------------------------------------------------------------------------------------
+
+    def settle(self, decision: Sequence[Assignment]) -> None:
+        """From now on drift is measured against what is expected of a decision now."""
+        self._settled_s = self.priced(decision).bottleneck_s
+
+    def drift(self, decision: Sequence[Assignment]) -> str:
+        """How the bottleneck of a decision has changed since it was settled, in words; empty if little.
+
+        Once told, drift is measured from there: the same change isn't told twice.
+        """
+        was_s, plan = self._settled_s, self.priced(decision)
+        if not was_s or abs(plan.bottleneck_s / was_s - 1) < self._config.policy.drift:
+            return ""
+        self._settled_s = plan.bottleneck_s
+        return f"{plan.bottleneck} takes {plan.bottleneck_s * 1000:.0f} ms; {was_s * 1000:.0f} ms were expected"
+
+    # Thinking --------------------------------------------------------------------------------------------------------
+
+    def _holdings(self) -> dict[str, frozenset[str]]:
+        return {host: frozenset(member.holdings) for host, member in self._nodes.members.items()}
+
+    def plan(self, epoch: int, previous: Sequence[Assignment], reason: str, *, bridging: bool) -> None:
+        """Seek the plan of an epoch that has none.
+
+        Args:
+            epoch: The epoch.
+            previous: The decision before.
+            reason: Why a plan is needed, for people.
+            bridging: Whether the least movement of weights counts rather than speed.
+        """
+        problem, holdings, tolerance = self.problem(), self._holdings(), math.inf if bridging else TOLERANCE
+
+        def think() -> None:
+            try:
+                lacks = lacks_of(problem, self._config.package, holdings)
+                plan = replan(problem, self._strategy, previous, lacks, tolerance=tolerance)
+            except InfeasibleError as error:
+                self._post(Planned(epoch, None, str(error)))
+            else:
+                self._post(Planned(epoch, plan, reason))
+
+        threading.Thread(target=think, name=f"plan epoch {epoch}", daemon=True).start()
+
+    def weigh(self, epoch: int, current: Sequence[Assignment], reason: str, *, forced: bool) -> None:
+        """Seek a better plan than the one that serves, or any other one if ``forced``."""
+        problem, holdings, policy = self.problem(), self._holdings(), self._config.policy
+
+        def think() -> None:
+            possible = not violations(problem, current)
+            now_takes_s = evaluate(problem, current, "", None, 0.0).bottleneck_s if possible else math.inf
+            try:
+                lacks = lacks_of(problem, self._config.package, holdings)
+                plan = replan(problem, self._strategy, current, lacks)
+            except InfeasibleError:
+                self._post(Planned(epoch, None, reason, Change(now_takes_s, 0, 0.0, pays=False, forced=forced)))
+                return
+            decision = tuple(Assignment(stage.host, stage.first, stage.last) for stage in plan.stages)
+            moved, move_s = moved_bytes(problem, lacks, decision), transfer_s(problem, lacks, decision)
+            better = decision != tuple(current) and pays(now_takes_s, plan, move_s, policy.horizon_s, policy.gain)
+            self._post(Planned(epoch, plan, reason, Change(now_takes_s, moved, move_s, better, forced)))
+
+        threading.Thread(target=think, name=f"weigh epoch {epoch}", daemon=True).start()
+
+    def deploy_limit_s(self, decision: Sequence[Assignment]) -> float:
+        """Time enough for a deployment: threefold what all weights of the decision take, and to spare."""
+        problem = self.estimates.problem([worker.name for worker in self._config.survey.workers])
+        return 3 * transfer_s(problem, {}, decision) + self._config.patience.stall_s

@@ -1,0 +1,80 @@
+"""How the system under test notices failures, and what it does then."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from testbed.spec.quantities import Duration, HeartbeatInterval, Probability
+from testbed.spec.section import Section
+
+_KEYS_OF = {
+    "wait_s": "restart",
+    "otherwise": "restart",
+    "replicas": "standby",
+}
+"""Keys that only one policy knows."""
+
+
+class RecoverySpec(Section):
+    """How the system under test notices a failure and what it does then."""
+
+    noun: ClassVar[str] = "recovery"
+
+    policy: Annotated[
+        Literal["replan", "restart", "standby"],
+        Field(
+            description="replan: plan anew on the survivors, moving as few weights as possible; restart: wait for the "
+            "lost hosts and deploy the same plan again; standby: take over with copies of stages that other hosts keep "
+            "in their storage. In all of them hosts that come back are used again where that pays."
+        ),
+    ] = "replan"
+    heartbeat_s: Annotated[
+        HeartbeatInterval, Field(alias="heartbeat", description="Time between two heartbeats, 1ms to 60s.")
+    ] = 0.1
+    misses: Annotated[
+        int, Field(ge=1, le=1_000, description="A host is taken for dead after so many missed heartbeats.")
+    ] = 3
+    wait_s: Annotated[Duration, Field(alias="wait", description="restart: how long to wait for lost hosts.")] = 30.0
+    otherwise: Annotated[
+        Literal["replan", "unavailable"],
+        Field(description="restart: what to do after that: plan anew, or stay unavailable until they are back."),
+    ] = "replan"
+    replicas: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100,
+            description="standby: how many other hosts keep a copy of each stage, where there is storage for it.",
+        ),
+    ] = 1
+    adaptive: Annotated[
+        bool,
+        Field(description="Whether a new plan is also considered when measured rates of links or speeds change."),
+    ] = False
+    drift: Annotated[
+        Probability,
+        Field(description="adaptive: a plan is considered once the bottleneck has changed by this much, relative."),
+    ] = 0.3
+    horizon_s: Annotated[
+        Duration,
+        Field(
+            alias="horizon",
+            description="A change of plan that no loss forces must answer more requests within this time, the transfer "
+            "of its weights included.",
+        ),
+    ] = 60.0
+    gain: Annotated[
+        Probability, Field(description="Such a change must answer more requests by this much, relative.")
+    ] = 0.1
+
+    @model_validator(mode="after")
+    def _keys_fit_the_policy(self) -> RecoverySpec:
+        for name, policy in _KEYS_OF.items():
+            if name in self.model_fields_set and self.policy != policy:
+                key = type(self).model_fields[name].alias or name
+                raise ValueError(f"has {key}, which only the policy {policy} knows, not {self.policy}")
+        if "drift" in self.model_fields_set and not self.adaptive:
+            raise ValueError("has drift, which says when to adapt, but adaptive is not true")
+        return self
