@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Self
 
 from runner import metronome
 from runner.client import GO
-from runner.faults.base import InForce, Way
+from runner.faults.base import Way
 from runner.faults.compilation import foreseen
 from runner.history import History, HostSample, LinkSample
+from runner.lab_hosts import LabHosts
 from runner.lab_quotas import fit_quotas
-from runner.lab_servers import CLIENT, KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, METRONOME, SENTINEL, Servers
+from runner.lab_servers import CLIENT, LISTEN_TIMEOUT_S, METRONOME, SENTINEL, Servers
 from runner.limits import cpu_limits
 from runner.observer import Observer, Watch
 from runner.outfit import Outfit
@@ -30,11 +30,11 @@ from runner.tcp_timers import stretch_time_outs
 from testbed.emulation.cgroups import CgroupManager
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.manifest import RunManifest
-from testbed.emulation.nursery import Nursery, ServerProcess
+from testbed.emulation.nursery import Nursery
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
-from testbed.errors import ExperimentError, MachineError
-from testbed.serving.events import ClientFinished, ClientReady, ServiceState, now_s
+from testbed.errors import ExperimentError
+from testbed.serving.events import ClientFinished, ClientReady, ServiceState
 
 NURSERY_PRELOAD = (
     "torch",
@@ -48,7 +48,7 @@ NURSERY_PRELOAD = (
 )
 
 
-class Lab:
+class Lab(LabHosts):
     """Everything of a run that has to be undone; use it as a context manager, in the main thread.
 
     Args:
@@ -72,6 +72,7 @@ class Lab:
         delay_backend: str = "auto",
         owner: tuple[int, int] | None = None,
     ) -> None:
+        super().__init__(prepared.emulated.experiment)
         self.prepared = prepared
         self.watch = Watch(history)
         self._experiment = prepared.emulated.experiment
@@ -170,8 +171,8 @@ class Lab:
             ExperimentError: If one doesn't listen in time.
         """
         for host in self._experiment.workers:
-            config = self._outfit.node(host)
-            self.servers.spawn(host, host, "testbed.serving.node:main", config)
+            self.equip(host, "testbed.serving.node:main", self._outfit.node(host))
+            self.launch(host)
         self.servers.await_listening(set(self._experiment.workers))
 
     def start_dispatcher(self) -> None:
@@ -181,8 +182,8 @@ class Lab:
             ExperimentError: If it doesn't serve in time, or finds too few hosts.
         """
         host = self._experiment.dispatcher
-        config = self._outfit.dispatcher()
-        self.servers.spawn(host, host, "testbed.serving.dispatcher:main", config)
+        self.equip(host, "testbed.serving.dispatcher:main", self._outfit.dispatcher())
+        self.launch(host)
         states = self.watch.wait(
             lambda event: isinstance(event, ServiceState) and event.state in ("serving", "unavailable"),
             1,
@@ -202,8 +203,7 @@ class Lab:
         start, self._go = os.pipe()
         self._stack.callback(os.close, self._go)
         try:
-            group, host = self.servers.make_group(CLIENT), self._experiment.dispatcher
-            fds = (start,)
+            group, host, fds = self.servers.make_group(CLIENT), self._experiment.dispatcher, (start,)
             self.servers.spawn(
                 CLIENT, host, "runner.client:main", config, cgroup=group, fds=fds, on_end=lambda *_: None
             )
@@ -225,30 +225,16 @@ class Lab:
         self.watch.wait(lambda event: isinstance(event, ClientFinished), 1, limit_s, "the end of the workload")
 
     def stop_system(self) -> None:
-        """End every process of the system under test, which from now on would only disturb the measuring."""
+        """End every process of the system under test, which would only disturb the measuring; links come back for it.
+
+        Raises:
+            MachineError: If a process doesn't end, or a link doesn't come back.
+        """
         self.servers.kill_all()
+        for host in self.hosts_off():
+            self.bring_back_links(host)
 
     # Faults ----------------------------------------------------------------------------------------------------------
-
-    def kill_server(self, host: str) -> InForce:
-        """SIGKILL the server on a host.
-
-        On a busy machine a process takes tenths of a second to end, though it runs no instruction of its own any more;
-        so that is only waited for to confirm the fault, which raises MachineError if it doesn't.
-        """
-        server = self.servers[host]
-        self.servers.expect_end(server)
-        if not server.kill():
-            return InForce(now_s(), "had ended before")
-        return InForce(now_s(), "killed", lambda: self._confirm_end(host, server))
-
-    def _confirm_end(self, host: str, server: ServerProcess) -> str:
-        try:
-            status = server.wait(KILL_TIMEOUT_S)
-        except TimeoutError as error:
-            raise MachineError(str(error)) from error
-        self.servers.tell(host, "killed")
-        return f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
     def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
         """Lay a fault over directions of links, change it or (None) take it away."""

@@ -45,7 +45,9 @@ class Servers:
 
     Attributes:
         limits: The CPU limit of each host now.
+        memory_bytes: The memory limit of each host now; None where there is none.
         groups: The control group of each host.
+        starved: Hosts whose server the kernel has killed at a limit that a fault had squeezed.
         watch: As given.
     """
 
@@ -64,6 +66,8 @@ class Servers:
     ) -> None:
         self.limits = dict(limits)
         self.groups: dict[str, Cgroup] = {}
+        self.memory_bytes = {host: spec.memory_bytes for host, spec in experiment.hosts.items()}
+        self.starved: set[str] = set()
         self.watch = watch
         self._experiment = experiment
         self._nursery = nursery
@@ -75,7 +79,8 @@ class Servers:
         self._observer = observer
         self._processes: dict[str, ServerProcess] = {}
         self._on_end: dict[str, EndCallback] = {}
-        self._ordered: set[int] = set()
+        self._ordered: dict[int, str | None] = {}
+        self._oom_kills: dict[str, int] = {}
         self._ending = False
         nursery.on_exit(self._on_exit)
 
@@ -86,6 +91,10 @@ class Servers:
             KeyError: If none was.
         """
         return self._processes[name]
+
+    def get(self, name: str) -> ServerProcess | None:
+        """The process that was last started under a name, if one was."""
+        return self._processes.get(name)
 
     def make_groups(self) -> None:
         """A control group for each host, with its limits.
@@ -144,6 +153,7 @@ class Servers:
             cgroup_paths=() if group is None else group.join_paths(),
             fds=(self._observer.writing_end.fileno(), *fds),
         )
+        self.starved.discard(name)
         self._processes[name] = self._nursery.spawn(request)
         return self._processes[name]
 
@@ -151,9 +161,18 @@ class Servers:
         """Where the output of a process goes."""
         return self._logs / f"{name}.log"
 
-    def expect_end(self, server: ServerProcess) -> None:
-        """From now on the end of this process is what was wanted."""
-        self._ordered.add(server.pid)
+    def expect_end(self, server: ServerProcess, state: str | None) -> None:
+        """From now on the end of this process is what was wanted.
+
+        Args:
+            server: The process.
+            state: What its host is when it has ended; None if that is told already.
+        """
+        self._ordered[server.pid] = state
+
+    def is_ending(self, server: ServerProcess) -> bool:
+        """Whether its end is what is wanted."""
+        return self._ending or server.pid in self._ordered
 
     def expect_all_ends(self) -> None:
         """From now on any end is what was wanted."""
@@ -187,19 +206,34 @@ class Servers:
         self._history.append(HostStateChanged(t_s=now_s(), host=host, state=state, detail=detail))
 
     def _on_exit(self, name: str, pid: int, status: int, t_s: float) -> None:
-        if self._ending or pid in self._ordered:
+        if self._ending:
+            return
+        server = self._processes.get(name)
+        detail = f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        if server is not None and server.detail:
+            detail = f"{detail}: {server.detail}"
+        if pid in self._ordered and (self._ordered[pid] != "left" or status in (0, -signal.SIGTERM, -signal.SIGKILL)):
+            if (state := self._ordered[pid]) is not None:
+                self._history.append(HostStateChanged(t_s=t_s, host=name, state=state, detail=detail))
             return
         if name in self._on_end:
             self._on_end[name](status, t_s)
             return
-        server = self._processes.get(name)
-        detail = f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        group = self.groups.get(name)
-        if group is not None and status == -signal.SIGKILL and group.stats().oom_kills:
-            memory = self._experiment.hosts[name].memory_bytes
-            detail = f"out of memory: the kernel killed it at its limit of {format_size(memory or 0)}"
-        if server is not None and server.detail:
-            detail = f"{detail}: {server.detail}"
-        self._history.append(HostStateChanged(t_s=t_s, host=name, state="dead", detail=detail))
-        if name == self._experiment.dispatcher:
+        state = "dead"
+        if status == -signal.SIGKILL and self._was_starved(name):
+            limit = self.memory_bytes[name]
+            detail = f"out of memory: the kernel killed it at its limit of {format_size(limit or 0)}"
+            if limit != self._experiment.hosts[name].memory_bytes:
+                self.starved.add(name)
+                state = "killed"
+        self._history.append(HostStateChanged(t_s=t_s, host=name, state=state, detail=detail))
+        if state == "dead" and name == self._experiment.dispatcher:
             self.watch.fail(f"the dispatcher ended with {detail}; see {self.log(name)}")
+
+    def _was_starved(self, name: str) -> bool:
+        """Whether the kernel has killed something of a host for want of memory since this was last asked."""
+        if name not in self.groups:
+            return False
+        before, now = self._oom_kills.get(name, 0), self.groups[name].stats().oom_kills
+        self._oom_kills[name] = now
+        return now > before

@@ -149,6 +149,19 @@ class Cgroup(abc.ABC):
         """
 
     @abc.abstractmethod
+    def squeeze_memory(self, memory_bytes: int) -> Path | None:
+        """Lower the memory limit, also below what the host holds: then the kernel kills.
+
+        Returns:
+            None if the limit is in force, as read back. Otherwise all that the host may use is what it uses now: this
+            kernel (version 1) takes nothing away. The file is the one by which a process joins the host's memory, to
+            use up what would be needed next (:mod:`runner.balloon`); then the limit can be set.
+
+        Raises:
+            MachineError: If the kernel refuses both, or holds something else afterwards.
+        """
+
+    @abc.abstractmethod
     def stats(self) -> CgroupStats:
         """What it has used so far.
 

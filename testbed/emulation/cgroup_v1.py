@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from testbed.emulation.cgroup import (
     whole_pages,
 )
 from testbed.emulation.cgroup_tree import read_table, read_value, write_value
+from testbed.errors import MachineError
 
 # In the order in which a process should join: the quota last.
 CONTROLLERS = ("memory", "pids", "freezer", "cpuacct", "cpu")
 NEEDED = frozenset({"memory", "freezer", "cpuacct", "cpu"})
+_SQUEEZES = 100
 _UNLIMITED = 2**62  # the kernel prints the largest page-aligned number for "no limit"
 
 
@@ -64,6 +67,21 @@ class CgroupV1(Cgroup):
             require_read_back(path, wanted, -1 if found > _UNLIMITED else found)
         if not counts_swap:
             write_value(self._memory / "memory.swappiness", "0", MEMORY_REMEDY)
+
+    def squeeze_memory(self, memory_bytes: int) -> Path | None:
+        """See :meth:`Cgroup.squeeze_memory`."""
+        wanted = memory_bytes
+        for _ in range(_SQUEEZES):
+            try:
+                self.set_memory(wanted)
+            except MachineError as error:
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EBUSY:
+                    raise
+                # What it uses may have grown since it was read: then once more.
+                wanted = int(read_value(self._memory / "memory.usage_in_bytes"))
+                continue
+            return None if wanted == memory_bytes else self._memory / "cgroup.procs"
+        raise MachineError(f"{self.host} uses more and more memory; its limit can't be lowered", remedy=MEMORY_REMEDY)
 
     def stats(self) -> CgroupStats:
         """See :meth:`Cgroup.stats`."""

@@ -76,6 +76,11 @@ class CgroupV2(Cgroup):
         write_value(path, wanted, MEMORY_REMEDY)
         require_read_back(path, wanted, read_value(path))
 
+    def squeeze_memory(self, memory_bytes: int) -> Path | None:
+        """See :meth:`Cgroup.squeeze_memory`; version 2 kills at once."""
+        self.set_memory(memory_bytes)
+        return None
+
     def stats(self) -> CgroupStats:
         """See :meth:`Cgroup.stats`."""
         cpu = read_table(self._directory / "cpu.stat")

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from testbed.emulation import namespace
+from testbed.emulation.connections import forget_connections
 from testbed.emulation.cuts import Cuts
 from testbed.emulation.delay_service import DelayService, DelayStatistics
 from testbed.emulation.fabric import Fabric
@@ -335,6 +336,15 @@ class Cluster:
     def reconnect_host(self, host: str) -> None:
         """Undo :meth:`disconnect_host`."""
         self._set_host_up(host, True)
+
+    def forget_connections(self, host: str) -> None:
+        """End a disconnected host's TCP connections at its end, so that no peer ever hears of them again.
+
+        Raises:
+            KeyError: If there is no such host.
+            MachineError: If the cluster isn't running, or the kernel can't.
+        """
+        forget_connections(self.host_pid(host), self.network.address(host))
 
     def link_counters(self) -> list[LinkCounters]:
         """Counters of every direction of every link.

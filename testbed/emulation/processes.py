@@ -96,6 +96,27 @@ def send_pidfd(pidfd: int, signal_number: int) -> bool:
     return True
 
 
+def thread_states(identity: ProcessIdentity) -> tuple[str, ...]:
+    """The state of each thread of a process, as a letter of ``ps`` (T is stopped); empty if it has gone."""
+    if not identity.alive:
+        return ()
+    states = []
+    for thread in Path(f"/proc/{identity.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            states.append((thread / "stat").read_text().rpartition(")")[2].split()[0])
+    return tuple(states)
+
+
+def is_pending(identity: ProcessIdentity, signal_number: int) -> bool:
+    """Whether a signal that was sent to a process still waits to be taken; False if the process has gone."""
+    try:
+        lines = Path(f"/proc/{identity.pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    masks = dict(line.split(":", 1) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+    return identity.alive and any(int(mask, 16) >> (signal_number - 1) & 1 for mask in masks.values())
+
+
 def wait_pidfds(pidfds: Iterable[int], deadline_s: float) -> set[int]:
     """Wait until the processes have ended.
 

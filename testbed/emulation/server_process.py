@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.emulation.processes import ProcessIdentity, send_pidfd
+from testbed.emulation.processes import ProcessIdentity, is_pending, send_pidfd, thread_states
 from testbed.errors import MachineError
 
 
@@ -74,6 +74,25 @@ class ServerProcess:
     def terminate(self) -> bool:
         """Ask it to end by SIGTERM; False if it has ended already."""
         return self.status is None and send_pidfd(self.pidfd, signal.SIGTERM)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it has yet to take the SIGTERM that it was sent."""
+        return is_pending(self.identity, signal.SIGTERM)
+
+    def stop(self) -> bool:
+        """Stop it by SIGSTOP: it hangs, and keeps what it has; False if it has ended already."""
+        return self.status is None and send_pidfd(self.pidfd, signal.SIGSTOP)
+
+    def go_on(self) -> bool:
+        """End a :meth:`stop`; False if it has ended already."""
+        return self.status is None and send_pidfd(self.pidfd, signal.SIGCONT)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is stopped, with all of its threads."""
+        states = thread_states(self.identity)
+        return bool(states) and set(states) == {"T"}
 
     def wait(self, timeout_s: float) -> int:
         """Its exit status.

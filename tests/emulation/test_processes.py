@@ -5,12 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed.emulation.processes import ProcessIdentity, kill_all, pids_of_cgroup, wait_pidfds
+from testbed.emulation.processes import (
+    ProcessIdentity,
+    is_pending,
+    kill_all,
+    pids_of_cgroup,
+    thread_states,
+    wait_pidfds,
+)
 
 
 @pytest.fixture
@@ -73,3 +80,42 @@ def test_pids_of_a_cgroup(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("12\n0\n34\n")
     assert pids_of_cgroup(tmp_path / "cgroup.procs") == (12, 34)
     assert pids_of_cgroup(tmp_path / "gone") == ()
+
+
+def test_all_threads_of_a_stopped_process_are_stopped_and_its_signals_wait() -> None:
+    code = (
+        "import signal, threading, time\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+        "print('up', flush=True)\n"
+        "while True: time.sleep(0.05)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            identity = ProcessIdentity.of(process.pid)
+            assert len(thread_states(identity)) == 2
+            assert "T" not in thread_states(identity)
+            identity.send(signal.SIGSTOP)
+            assert within(lambda: thread_states(identity) == ("T", "T"))
+            identity.send(signal.SIGTERM)
+            assert is_pending(identity, signal.SIGTERM)
+            assert not is_pending(identity, signal.SIGHUP)
+            identity.send(signal.SIGCONT)
+            assert process.stdout.readline() == b"asked\n"
+            assert not is_pending(identity, signal.SIGTERM)
+            assert "T" not in thread_states(identity)
+        finally:
+            process.kill()
+    assert thread_states(identity) == ()
+    assert not is_pending(identity, signal.SIGTERM)
+
+
+def within(condition: Callable[[], bool], deadline_s: float = 20.0) -> bool:
+    until_s = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.005)
+    return True
