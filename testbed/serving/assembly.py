@@ -73,8 +73,7 @@ class Assembly:
         """Take a chunk from the network.
 
         Raises:
-            ProtocolError: If its bytes are not what its id says, or the storage can't hold it.
-            OSError: If the storage can't be written.
+            ProtocolError: If its bytes are not what its id says, or it is more than the storage may hold.
         """
         frame = arrival.frame
         chunk_id = frame.meta.get("chunk")

@@ -233,6 +233,15 @@ class ServiceState(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StorageTrouble(Event):
+    """A node met a damaged chunk, or a disk that it can't read or write, or one that works again; serving goes on."""
+
+    kind: ClassVar[str] = "storage_trouble"
+    host: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note(Event):
     """A line for people: a dropped connection, a fenced frame."""
 
@@ -260,6 +269,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         ClientReady,
         ClientFinished,
         ServiceState,
+        StorageTrouble,
         Note,
     )
 }

@@ -39,7 +39,8 @@ def stock(connection: socket.socket, store: ChunkStore, limits: Limits, stocked:
                 case FrameKind.CHUNK, {"chunk": str(chunk_id)} if chunk_id in missing:
                     if hashlib.sha256(frame.body).hexdigest() != chunk_id:
                         raise ProtocolError(f"chunk {chunk_id[:12]} is corrupt: its bytes have another digest")
-                    store.write(chunk_id, frame.body, keep=sizes)
+                    if not store.write(chunk_id, frame.body, keep=sizes):
+                        raise StorageFull("the storage can't be written")
                     missing.discard(chunk_id)
                 case kind, _:
                     raise ProtocolError(f"{kind.name} on a storage connection")

@@ -30,7 +30,7 @@ from testbed.serving.auth import Greeting
 from testbed.serving.computing import Stage, StageRun, computing_of
 from testbed.serving.connection import Arrival, Listener, Writer, arrivals, connect
 from testbed.serving.detector import Heart
-from testbed.serving.events import Note, OutputMismatch, Reporter, ServerListening, StageExecuted, now_s
+from testbed.serving.events import Note, OutputMismatch, Reporter, ServerListening, StageExecuted, StorageTrouble, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.larder import stock
 from testbed.serving.mailbox import Closed, Mailbox
@@ -69,7 +69,7 @@ class Node:
         self._config = config
         self._report = report
         self._computing = computing_of(config.calibration, self._note)
-        self._store = ChunkStore(config.store, config.storage_bytes)
+        self._store = ChunkStore(config.store, config.storage_bytes, self._tell_of_storage)
         self._inbox: Mailbox[Arrival] = Mailbox(INBOX_DEPTH)
         self._slot: Slot | None = None
         self._control: Writer | None = None
@@ -100,6 +100,9 @@ class Node:
 
     def _note(self, text: str) -> None:
         self._report(Note(t_s=now_s(), source=self._config.host, text=text))
+
+    def _tell_of_storage(self, detail: str) -> None:
+        self._report(StorageTrouble(t_s=now_s(), host=self._config.host, detail=detail))
 
     # Data ------------------------------------------------------------------------------------------------------------
 
