@@ -37,6 +37,7 @@ from runner.faults.compilation import faults_of, impairs
 from runner.history import Check, History, RunEnded, RunStarted
 from runner.interruption import Interruptions
 from runner.lab import Lab
+from runner.lab_disks import disk_sizes
 from runner.limits import cpu_limits
 from runner.link_sample import links_to_measure
 from runner.link_traces import TracePlayer, compile_traces, restore_traced
@@ -134,6 +135,7 @@ def run(experiment: Experiment, options: Options) -> Result:
                         manifest,
                         work,
                         left_for_hosts(needs, machine.cores),
+                        has_disks=machine["disks"].ok,
                     )
                     history.raise_if_failed()
                     return analyse(prepared, folder, history.events, machine, backend, work)
@@ -180,16 +182,30 @@ def emulate(
     manifest: RunManifest,
     work: Path,
     cores_for_hosts: float,
+    *,
+    has_disks: bool,
 ) -> str:
     """Steps 4 to 9; returns the delay backend that was used."""
     logs = folder.path / "logs"
     with clear_errors(logs):
         logs.mkdir()
     ids = None if owner is None else (owner.uid, owner.gid)
+    if not has_disks and disk_sizes(prepared.experiment, possible=True):
+        text = "hosts have plain folders for storage: this machine can't make file systems (see testbed doctor)"
+        history.append(Note(t_s=now_s(), source="runner", text=text))
     with contextlib.ExitStack() as stack:
         with interruptions.allowed():
             lab = stack.enter_context(
-                Lab(prepared, manifest, work, logs, history, delay_backend=options.delay_backend, owner=ids)
+                Lab(
+                    prepared,
+                    manifest,
+                    work,
+                    logs,
+                    history,
+                    delay_backend=options.delay_backend,
+                    has_disks=has_disks,
+                    owner=ids,
+                )
             )
             k = prepared.experiment.compute.time_scale
             _measure(lab, history, "before", k)

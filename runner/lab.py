@@ -19,6 +19,7 @@ from runner.client import GO
 from runner.faults.base import Way
 from runner.faults.compilation import foreseen
 from runner.history import History, HostSample, LinkSample
+from runner.lab_disks import disk_sizes
 from runner.lab_hosts import LabHosts
 from runner.lab_quotas import fit_quotas
 from runner.lab_servers import CLIENT, LISTEN_TIMEOUT_S, METRONOME, SENTINEL, Servers
@@ -29,6 +30,7 @@ from runner.preparation import Prepared
 from runner.tcp_timers import stretch_time_outs
 from testbed.emulation.cgroups import CgroupManager
 from testbed.emulation.cluster import Cluster
+from testbed.emulation.disks import Disks
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.nursery import Nursery
 from testbed.emulation.overlay import Modification
@@ -58,6 +60,7 @@ class Lab(LabHosts):
         logs: A folder for their output.
         history: Where all events go.
         delay_backend: As for the cluster.
+        has_disks: Whether this machine can give hosts file systems of their own.
         owner: User and group that own the logs; None for whoever runs this.
     """
 
@@ -70,6 +73,7 @@ class Lab(LabHosts):
         history: History,
         *,
         delay_backend: str = "auto",
+        has_disks: bool = True,
         owner: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(prepared.emulated.experiment)
@@ -97,6 +101,8 @@ class Lab(LabHosts):
             switching=self._experiment.switching,
             foreseen=foreseen(prepared.experiment),
         )
+        sizes = disk_sizes(self._experiment, possible=has_disks)
+        self.disks = Disks(sizes, self._outfit.storage, work / "disks", manifest)
 
     def __enter__(self) -> Self:
         """Start the nursery, whose imports take seconds, and build the cluster meanwhile."""
@@ -126,10 +132,12 @@ class Lab(LabHosts):
 
     @contextlib.contextmanager
     def cluster_after_nursery(self) -> Iterator[None]:
-        """Nursery and cluster; at the end the servers go first, then the cluster, whose namespaces they hold open."""
+        """Nursery, cluster and disks; at the end the servers go first, which hold files and namespaces open."""
         self.nursery.start()
         try:
             self.cluster.start()
+            # After the hosts, each of whose mount namespaces would keep a copy of every mount.
+            self.disks.start()
             stretch_time_outs(map(self.cluster.host_pid, self._experiment.hosts), self._time_scale)
             self.servers.make_groups()
             # What comes next measures the links; on a machine with one core the imports would take the CPU from that.
@@ -137,10 +145,10 @@ class Lab(LabHosts):
             yield
         finally:
             self.servers.expect_all_ends()
-            try:
+            with contextlib.ExitStack() as last:
+                last.callback(self.cluster.stop)
+                last.callback(self.disks.stop)
                 self.nursery.close()
-            finally:
-                self.cluster.stop()
 
     # The system under test -------------------------------------------------------------------------------------------
 

@@ -21,6 +21,9 @@ from testbed.spec.workload import ClosedWorkload, OpenWorkload
 PORT = 7000
 """Where every server of the emulated cluster listens; each host has an address of its own."""
 
+WEIGHTS = "weights"
+"""Folder of the chunks that a host keeps, in its storage."""
+
 
 SETTLE_S = 1.0
 """Least time between two changes of plan that no loss forces, in declared time."""
@@ -35,6 +38,7 @@ class Outfit:
 
     Attributes:
         package: Folder of the model, as the dispatcher holds it; made by :meth:`write_model`.
+        storage: Where each host's own files are, in a folder of its name, which may be a file system of its own.
     """
 
     def __init__(self, prepared: Prepared, work: Path) -> None:
@@ -46,6 +50,7 @@ class Outfit:
         self._time_scale = prepared.experiment.compute.time_scale
         self._patience = dataclasses.asdict(Patience.scaled(self._time_scale))
         self.package = work / "model"
+        self.storage = work / "storage"
 
     @cached_property
     def patience_s(self) -> float:
@@ -62,8 +67,8 @@ class Outfit:
 
     def node(self, host: str) -> dict[str, Any]:
         """Configuration of a partition server; makes its storage, with its weights in it where they are prestaged."""
-        store = self._work / "storage" / host
-        store.mkdir(parents=True)
+        store = self.storage / host / WEIGHTS
+        store.mkdir(parents=True, exist_ok=True)
         if self._experiment.placement.deploy == "prestaged":
             self._prestage(host, store)
         return {

@@ -18,7 +18,7 @@ set -euo pipefail
 repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$repo/.venv
 lock=$repo/requirements.lock
-packages=(mininet bridge-utils iproute2 iptables ethtool iperf3 iputils-ping ca-certificates)
+packages=(mininet bridge-utils e2fsprogs iproute2 iptables ethtool iperf3 iputils-ping ca-certificates)
 
 for argument in "$@"; do
     case $argument in

@@ -148,6 +148,23 @@ class Cgroup(abc.ABC):
             MachineError: If the kernel refuses (the host uses more already), or holds something else afterwards.
         """
 
+    @property
+    @abc.abstractmethod
+    def limits_disks(self) -> bool:
+        """Whether the kernel can limit how fast the host reads and writes a disk."""
+
+    @abc.abstractmethod
+    def set_disk_rate(self, device: str, rate_bytes_s: int | None) -> None:
+        """Limit how fast the host reads a device, and how fast it writes it, and read that back; None lifts it.
+
+        Args:
+            device: Its number, such as ``7:3``.
+            rate_bytes_s: Bytes a second, over 0.
+
+        Raises:
+            MachineError: If the kernel can't, refuses, or holds something else afterwards.
+        """
+
     @abc.abstractmethod
     def squeeze_memory(self, memory_bytes: int) -> Path | None:
         """Lower the memory limit, also below what the host holds: then the kernel kills.
@@ -172,6 +189,10 @@ class Cgroup(abc.ABC):
 
 MEMORY_REMEDY = "give the host more memory: what it holds already doesn't fit in this limit"
 CPU_REMEDY = "the kernel needs CONFIG_CFS_BANDWIDTH, and compute.period between 1ms and 1s"
+
+DISK_REMEDY = (
+    "the kernel needs CONFIG_BLK_DEV_THROTTLING, and the io (version 2) or blkio (version 1) cgroup controller"
+)
 
 
 def whole_pages(memory_bytes: int) -> int:

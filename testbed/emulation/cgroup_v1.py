@@ -8,6 +8,7 @@ from pathlib import Path
 
 from testbed.emulation.cgroup import (
     CPU_REMEDY,
+    DISK_REMEDY,
     MEMORY_REMEDY,
     Cgroup,
     CgroupStats,
@@ -19,9 +20,10 @@ from testbed.emulation.cgroup_tree import read_table, read_value, write_value
 from testbed.errors import MachineError
 
 # In the order in which a process should join: the quota last.
-CONTROLLERS = ("memory", "pids", "freezer", "cpuacct", "cpu")
+CONTROLLERS = ("memory", "pids", "freezer", "blkio", "cpuacct", "cpu")
 NEEDED = frozenset({"memory", "freezer", "cpuacct", "cpu"})
 _SQUEEZES = 100
+_DISK_RATES = ("blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device")
 _UNLIMITED = 2**62  # the kernel prints the largest page-aligned number for "no limit"
 
 
@@ -36,6 +38,7 @@ class CgroupV1(Cgroup):
         self._cpu = by_controller["cpu"]
         self._cpuacct = by_controller["cpuacct"]
         self._memory = by_controller["memory"]
+        self._blkio = by_controller.get("blkio")
 
     def set_cpu(self, limit: CpuLimit | None) -> None:
         """See :meth:`Cgroup.set_cpu`."""
@@ -82,6 +85,19 @@ class CgroupV1(Cgroup):
                 continue
             return None if wanted == memory_bytes else self._memory / "cgroup.procs"
         raise MachineError(f"{self.host} uses more and more memory; its limit can't be lowered", remedy=MEMORY_REMEDY)
+
+    @property
+    def limits_disks(self) -> bool:
+        """See :meth:`Cgroup.limits_disks`."""
+        return self._blkio is not None and all((self._blkio / name).exists() for name in _DISK_RATES)
+
+    def set_disk_rate(self, device: str, rate_bytes_s: int | None) -> None:
+        """See :meth:`Cgroup.set_disk_rate`."""
+        if self._blkio is None:
+            raise MachineError(f"{self.host}: there is no blkio cgroup controller", remedy=DISK_REMEDY)
+        for name in _DISK_RATES:
+            write_value(self._blkio / name, f"{device} {rate_bytes_s or 0}", DISK_REMEDY)
+            require_read_back(self._blkio / name, rate_bytes_s, read_table(self._blkio / name).get(device))
 
     def stats(self) -> CgroupStats:
         """See :meth:`Cgroup.stats`."""

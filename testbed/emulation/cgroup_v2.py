@@ -7,6 +7,7 @@ from pathlib import Path
 
 from testbed.emulation.cgroup import (
     CPU_REMEDY,
+    DISK_REMEDY,
     MEMORY_REMEDY,
     Cgroup,
     CgroupStats,
@@ -17,7 +18,7 @@ from testbed.emulation.cgroup import (
 from testbed.emulation.cgroup_tree import read_table, read_value, write_value
 from testbed.errors import MachineError
 
-CONTROLLERS = ("cpu", "memory", "pids")
+CONTROLLERS = ("cpu", "memory", "pids", "io")
 NEEDED = frozenset({"cpu", "memory"})
 
 
@@ -80,6 +81,23 @@ class CgroupV2(Cgroup):
         """See :meth:`Cgroup.squeeze_memory`; version 2 kills at once."""
         self.set_memory(memory_bytes)
         return None
+
+    @property
+    def limits_disks(self) -> bool:
+        """See :meth:`Cgroup.limits_disks`."""
+        return (self._directory / "io.max").exists()
+
+    def set_disk_rate(self, device: str, rate_bytes_s: int | None) -> None:
+        """See :meth:`Cgroup.set_disk_rate`."""
+        path, rate = self._directory / "io.max", "max" if rate_bytes_s is None else str(rate_bytes_s)
+        write_value(path, f"{device} rbps={rate} wbps={rate}", DISK_REMEDY)
+        # A line a device, of which those without a limit have none: 7:3 rbps=1000 wbps=1000 riops=max wiops=max
+        lines = [line.split() for line in read_value(path).splitlines()]
+        found = {
+            key: value for number, *pairs in lines if number == device for key, value in (p.split("=") for p in pairs)
+        }
+        for key in ("rbps", "wbps"):
+            require_read_back(path, f"{key}={rate}", f"{key}={found.get(key, 'max')}")
 
     def stats(self) -> CgroupStats:
         """See :meth:`Cgroup.stats`."""

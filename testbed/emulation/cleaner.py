@@ -9,6 +9,7 @@ netns      the run's name in its name
 interface  in the machine's own namespace, under the recorded name: the recorded index, in the boot of the journal
            (the kernel counts on and gives none twice of itself), or the alias ``testbed-<run>``
 mount      a mount point, with ``<run>`` or ``testbed-<run>`` as a part of its path
+loop       a loop device of a file, whose path has the same
 directory  the same, no symbolic link, and nothing mounted beneath
 ========== ==================================================================================================
 
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testbed.emulation import syscalls
+from testbed.emulation import loop, syscalls
 from testbed.emulation.cgroup_tree import CgroupMounts, kill_members, remove_tree, run_directory_name
 from testbed.emulation.lock import machine_lock
 from testbed.emulation.manifest import RUN_ROOT, Entry, RunManifest
@@ -137,6 +138,7 @@ class _Cleaning:
             "interface": self._interface,
             "netns": self._netns,
             "mount": self._mount,
+            "loop": self._loop,
             "directory": self._directory,
         }
 
@@ -239,6 +241,14 @@ class _Cleaning:
             # Something outside the run still uses it; it vanishes with its last user.
             syscalls.unmount(str(path), syscalls.MNT_DETACH)
         self.removed.append(f"mount {path}")
+
+    def _loop(self, entry: Entry) -> None:
+        # A device goes with its mount; one that is still there was mounted elsewhere as well.
+        image = Path(str(entry.facts["image"]))
+        for device in loop.devices_of(image):
+            if self._is_ours("loop", image):
+                loop.detach(device)
+                self.removed.append(f"loop {device} of {image}")
 
     def _directory(self, entry: Entry) -> None:
         path = Path(str(entry.facts["path"]))

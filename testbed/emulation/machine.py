@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.emulation import ext4, loop
+from testbed.emulation.cgroup import DISK_REMEDY
 from testbed.emulation.cgroups import CgroupManager, CpuLimit
 from testbed.emulation.manifest import RUN_ROOT, RunManifest
 from testbed.errors import MachineError
@@ -127,7 +129,7 @@ def capabilities(run_root: Path = RUN_ROOT) -> Capabilities:
     """
     is_root = os.geteuid() == 0
     probed = _probe() if is_root else None
-    version, cgroups = _cgroups(run_root, is_root)
+    version, (cgroups, disk_rates) = _cgroups(run_root, is_root)
     memory_bytes = _available_memory_bytes()
     checks = (
         _root(is_root),
@@ -137,6 +139,8 @@ def capabilities(run_root: Path = RUN_ROOT) -> Capabilities:
         *_network(probed),
         _memory(memory_bytes),
         _disk(Path.cwd()),
+        _host_disks(probed),
+        disk_rates,
         _pressure(),
         _open_vswitch(),
     )
@@ -185,25 +189,31 @@ def _packages() -> list[Check]:
     return found
 
 
-def _cgroups(run_root: Path, is_root: bool) -> tuple[int | None, Check]:
-    """Make a cgroup with both limits, and remove it."""
-    needed_for = "CPU and memory of hosts"
+def _cgroups(run_root: Path, is_root: bool) -> tuple[int | None, tuple[Check, Check]]:
+    """Make a cgroup with both limits, see whether it could limit disks, and remove it."""
+    limits, disks = "CPU and memory of hosts", "slow disks"
     version: int | None = None
     try:
         manager = CgroupManager.detect()
         version = manager.version
         if not is_root:
-            return version, Check("cgroups", False, _NOT_TRIED, _AS_ROOT, needed_for, True)
+            untried = Check("cgroups", False, _NOT_TRIED, _AS_ROOT, limits, True)
+            return version, (untried, dataclasses.replace(untried, name="disk rates", needed_for=disks, required=False))
         manifest = RunManifest.create(f"doctor-{os.getpid()}", run_root)
         try:
-            manager.create(manifest, "host", CpuLimit(share=0.1, period_s=0.02), 64 * 2**20)
+            cgroup = manager.create(manifest, "host", CpuLimit(share=0.1, period_s=0.02), 64 * 2**20)
+            fault = "" if cgroup.limits_disks else "control groups can't limit the rates of disks"
         finally:
             manager.remove_run(manifest.run_name)
             with contextlib.suppress(FileNotFoundError):  # `clean` may have come by
                 shutil.rmtree(manifest.directory)
     except MachineError as error:
-        return version, Check("cgroups", False, error.message, error.remedy or "", needed_for, True)
-    return version, Check("cgroups", True, f"version {version}, CPU quota and memory limit", "", needed_for, True)
+        refused = Check("cgroups", False, error.message, error.remedy or "", limits, True)
+        return version, (refused, dataclasses.replace(refused, name="disk rates", needed_for=disks, required=False))
+    return version, (
+        Check("cgroups", True, f"version {version}, CPU quota and memory limit", "", limits, True),
+        _check("disk rates", fault, "works", DISK_REMEDY, disks, required=False),
+    )
 
 
 def _probe() -> Mapping[str, str]:
@@ -284,6 +294,13 @@ def _disk(place: Path) -> Check:
     fault = "" if free_bytes >= NEEDED_DISK_BYTES else f"only {format_size(free_bytes)} free in {place}"
     remedy = f"free {format_size(NEEDED_DISK_BYTES)}, or name another folder with --results"
     return _check("disk", fault, f"{format_size(free_bytes)} free", remedy, "results", required=True)
+
+
+def _host_disks(probed: Mapping[str, str] | None) -> Check:
+    fault = _NOT_TRIED if probed is None else probed["disks"]
+    remedy = _AS_ROOT if probed is None else f"{loop.REMEDY}; {ext4.REMEDY}"
+    detail = "loop devices and ext4"
+    return _check("disks", fault, detail, remedy, "disks of hosts, and their faults", required=False)
 
 
 def _pressure() -> Check:

@@ -1,4 +1,4 @@
-"""Tries what a cluster needs, in a network namespace of its own that vanishes with this process.
+"""Tries what a cluster needs, in network and mount namespaces of its own that vanish with this process.
 
 Run by :func:`testbed.emulation.machine.capabilities` as ``python -m testbed.emulation.machine_probe``, as root. It
 prints one JSON object: for each feature an empty text if it works, and otherwise why it doesn't. To try is the only
@@ -12,9 +12,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from testbed.emulation import netlink, nfqueue, syscalls
+from testbed.emulation import ext4, loop, netlink, nfqueue, syscalls
 from testbed.emulation.cuts import drop_rule
 from testbed.emulation.interception import Interception, Interceptor
 from testbed.emulation.packet_rules import PacketRules
@@ -72,6 +74,20 @@ def _queue_socket() -> None:
                     raise OSError(number, f"nfnetlink_queue: {os.strerror(number)}")
 
 
+def _disks() -> None:
+    """A small file system in memory, made, mounted and failed; its device detaches itself with the mount."""
+    # This process alone sees what is mounted from now on.
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    folder = Path(tempfile.gettempdir())
+    image = os.memfd_create("testbed-disk")
+    ext4.make(image, ext4.Geometry.for_files(1 << 20))
+    with loop.attached(image) as device:
+        ext4.mount(device, folder)
+    ext4.fail(folder)
+    syscalls.unmount(str(folder))
+
+
 FEATURES: Mapping[str, Callable[[], None]] = {
     "veth": _veth,
     "bridge": _bridge,
@@ -80,6 +96,7 @@ FEATURES: Mapping[str, Callable[[], None]] = {
     "drop_rules": _drop_rules,
     "queue_rules": _queue_rules,
     "queue_socket": _queue_socket,
+    "disks": _disks,
 }
 
 

@@ -18,6 +18,7 @@ cgroup     path                                        cgroups (one line a hiera
 netns      name                                        named namespaces; the name contains the run's
 interface  name, and ifindex or alias                  links in the machine's own namespace
 mount      path                                        a mount point; the path contains the run's name
+loop       image                                       the file that a loop device has; the path contains the run's name
 directory  path                                        outside the run directory; contains the run's name
 ========== =========================================== =====================================================
 """

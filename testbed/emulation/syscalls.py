@@ -6,6 +6,16 @@ import ctypes
 import os
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_SYNCHRONOUS = 16
+MS_REMOUNT = 32
+MS_NOATIME = 1024
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -36,6 +46,25 @@ def unshare(kind: int) -> None:
         OSError: If the kernel refuses (no privilege, no such kind of namespace).
     """
     _check(_libc.unshare(kind), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """Mount a file system, or change how one is mounted.
+
+    Raises:
+        OSError: If the kernel refuses (no such device or file system, or it is busy).
+    """
+    names = [None if name is None else os.fsencode(name) for name in (source, target, kind)]
+    _check(_libc.mount(*names, ctypes.c_ulong(flags), os.fsencode(options)), f"mount {target}")
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Write all that is dirty in the file system of an open file to its device.
+
+    Raises:
+        OSError: If the device fails.
+    """
+    _check(_libc.syncfs(descriptor), "syncfs")
 
 
 def unmount(path: str, flags: int = 0) -> None:

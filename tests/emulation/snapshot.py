@@ -23,7 +23,8 @@ LOCK = Path("/run/testbed/lock")
 def take(names: Sequence[str]) -> Snapshot:
     """A snapshot from where the calling process stands; it leaves out that process itself.
 
-    Control groups have no namespace that hides those of others, so only those whose path holds one of the names count.
+    Control groups and loop devices have no namespace that hides those of others, so only those whose path holds one of
+    the names count.
     """
     mounts = _mounts()
     return {
@@ -37,6 +38,7 @@ def take(names: Sequence[str]) -> Snapshot:
         "rules": [line for line in _output("iptables-save") if not line.startswith("#")],
         "cgroups": sorted(path for path in _cgroups(mounts) if any(name in path for name in names)),
         "mounts": sorted(mounts),
+        "loop devices": sorted(path for path in _loop_devices() if any(name in path for name in names)),
         "processes": sorted(_processes()),
         "files": sorted(_files()),
     }
@@ -97,6 +99,14 @@ def _cgroups(mounts: Iterable[str]) -> Iterable[str]:
         if right.split()[0] in ("cgroup", "cgroup2"):
             for folder, folders, _ in os.walk(left.split()[2]):
                 yield from (f"{folder}/{name}" for name in folders)
+
+
+def _loop_devices() -> Iterable[str]:
+    for place in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            yield f"{place.parts[-3]} {place.read_text().strip()}"
+        except OSError:
+            continue  # it was detached meanwhile
 
 
 def _files() -> Iterable[str]:

@@ -100,6 +100,7 @@ def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CgroupManager, 
                 "memory.stat": "anon 4096\nfile 8192\n",
                 "memory.events": "low 0\noom 1\noom_kill 2\n",
                 "memory.peak": "12345\n",
+                "io.max": "",
             }.items():
                 (self / name).write_text(text)
 
@@ -142,11 +143,30 @@ def test_v2_adds_only_the_controllers_that_are_not_handed_on_yet(
     manager.create(manifest, "node2", None, None)
     assert written == [
         (root / "cgroup.subtree_control", "+cpu"),
+        (root / "cgroup.subtree_control", "+io"),
         (root / "cgroup.subtree_control", "+pids"),
         (root / "testbed-r" / "cgroup.subtree_control", "+cpu"),
         (root / "testbed-r" / "cgroup.subtree_control", "+memory"),
         (root / "testbed-r" / "cgroup.subtree_control", "+pids"),
     ]
+
+
+def test_v2_rates_of_disks(v2: tuple[CgroupManager, Path], tmp_path: Path) -> None:
+    manager, root = v2
+    cgroup = manager.create(RunManifest.create("r", tmp_path / "run"), "node1", None, None)
+    path = root / "testbed-r" / "node1" / "io.max"
+    assert cgroup.limits_disks
+    cgroup.set_disk_rate("7:3", 1000)
+    assert path.read_text() == "7:3 rbps=1000 wbps=1000"
+    path.write_text("")
+    cgroup.set_disk_rate("7:3", None)
+    assert path.read_text() == "7:3 rbps=max wbps=max"
+    path.unlink()
+    path.symlink_to("/dev/null")
+    with pytest.raises(MachineError, match="reads"):
+        cgroup.set_disk_rate("7:3", 1000)
+    path.unlink()
+    assert not cgroup.limits_disks
 
 
 def test_v2_a_limit_that_does_not_stick_is_refused(v2: tuple[CgroupManager, Path], tmp_path: Path) -> None:

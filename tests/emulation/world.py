@@ -59,8 +59,9 @@ class World:
 
     def argv(self, *argv: str) -> list[str]:
         """A command line that runs a command in this world."""
-        # Temporary files go where nobody else's are, and matplotlib is given no place of its own.
-        environment = ["env", "-u", "MPLCONFIGDIR", "TMPDIR=/var/tmp"]
+        # Temporary files go where nobody else's are, and matplotlib is given no place of its own. To enter a mount
+        # namespace is to leave the working directory, so this repository's code is named.
+        environment = ["env", "-u", "MPLCONFIGDIR", "TMPDIR=/var/tmp", f"PYTHONPATH={REPOSITORY}"]
         return [
             *("nsenter", f"--target={self.init_pid}", "--pid", "--mount", "--net", "--ipc", "--"),
             *(*environment, *argv),

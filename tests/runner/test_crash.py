@@ -64,6 +64,7 @@ SET_UP: dict[str, Step] = {
     "first namespace": role("shell of dispatcher"),
     "delay line starts": role("delayline"),
     "last namespace": role("shell of s1"),
+    "first disk": kind("loop"),
     "first cgroup": kind("cgroup"),
     "links measured": event("check"),
     "first server": role("node1"),
