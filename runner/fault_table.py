@@ -46,6 +46,7 @@ FAULT_COLUMNS = (
     "throughput_before_rps",
     "throughput_during_rps",
     "throughput_after_rps",
+    "entry",
 )
 
 
@@ -86,6 +87,7 @@ class Disturbance:
     throughput_before_rps: float | None
     throughput_during_rps: float | None
     throughput_after_rps: float | None
+    entry: str = ""
 
 
 def rate_rps(answers_s: Sequence[float], since_s: float, until_s: float, *, closed: bool = True) -> float | None:
@@ -112,7 +114,12 @@ def scheduled_faults(events: Sequence[Event]) -> list[FaultScheduled]:
     for event in events:
         if isinstance(event, FaultStarted) and event.target and event.fault in found:
             found[event.fault] = dataclasses.replace(
-                found[event.fault], target=event.target, hosts=event.hosts, links=event.links, ends=event.ends
+                found[event.fault],
+                target=event.target,
+                hosts=event.hosts,
+                links=event.links,
+                ends=event.ends,
+                entry=event.entry,
             )
     return sorted(found.values(), key=lambda e: (e.due_s, e.fault))
 
@@ -146,6 +153,7 @@ def fault_rows(events: Sequence[Event], rule: RecoveryRule = RecoveryRule()) -> 
             "throughput_before_rps": found.throughput_before_rps,
             "throughput_during_rps": found.throughput_during_rps,
             "throughput_after_rps": found.throughput_after_rps,
+            "entry": found.entry or None,
         }
         for found in disturbances(events, rule)
     ]
@@ -218,6 +226,7 @@ class _Analysis:
             throughput_before_rps=before,
             throughput_during_rps=during,
             throughput_after_rps=after,
+            entry=fault.entry,
         )
 
     def _host_outcome(self, fault: FaultScheduled) -> _Outcome:

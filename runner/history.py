@@ -58,6 +58,7 @@ class FaultScheduled(Event):
         links: Links that it changes.
         ends: The hosts at their ends.
         detail: What it does, for people, such as ``to 2Mbit/s``.
+        entry: The entry of the flat timeline, as the file has it.
     """
 
     kind: ClassVar[str] = "fault_scheduled"
@@ -70,6 +71,7 @@ class FaultScheduled(Event):
     links: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
     detail: str = ""
+    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ class FaultStarted(Event):
     hosts: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
+    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

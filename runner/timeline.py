@@ -93,6 +93,7 @@ class Timeline:
                     links=fault.links,
                     ends=fault.ends,
                     detail=fault.detail,
+                    entry=fault.entry,
                 )
             )
 
@@ -146,7 +147,13 @@ class Timeline:
             return
         self._report(
             FaultStarted(
-                t_s=began_s, fault=number, target=fault.target, hosts=fault.hosts, links=fault.links, ends=fault.ends
+                t_s=began_s,
+                fault=number,
+                target=fault.target,
+                hosts=fault.hosts,
+                links=fault.links,
+                ends=fault.ends,
+                entry=fault.entry,
             )
         )
         self._in_force.add(number)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, Self
 
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
 from testbed.serving.events import PlanAdopted
+from testbed.spec.faults import FaultBase
+from testbed.spec.faults.entries import entry
 
 Way = tuple[str, str]
 """A direction: the name of a link and the end that sends."""
@@ -57,6 +60,8 @@ class Fault(abc.ABC):
         ends: The hosts at their ends.
         detail: What it does, for people, as the rest of a sentence: ``to 2Mbit/s``.
         turns: When it changes while it is in force, in seconds since it was due.
+        declared: The entry of the flat timeline that it was made of, in declared units.
+        folder: The experiment's, to which paths in the entry are relative.
     """
 
     verb: str
@@ -68,6 +73,13 @@ class Fault(abc.ABC):
     ends: tuple[str, ...] = ()
     detail: str = ""
     turns: tuple[float, ...] = ()
+    declared: FaultBase | None = None
+    folder: Path | None = None
+
+    @property
+    def entry(self) -> str:
+        """The entry as the file has it, to be replayed; empty for a fault that is of no file."""
+        return "" if self.declared is None else entry(self.declared, self.folder)
 
     def aimed(self, plan: PlanAdopted | None) -> Self:
         """The fault with its target known; called when it strikes, before it is injected.

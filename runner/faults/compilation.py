@@ -57,8 +57,11 @@ def faults_of(declared: Experiment) -> tuple[Fault, ...]:
     The timeline is compiled of what is declared and slowed then, so that it is the same at each time scale.
     """
     flat = timeline(declared)
-    emulated = slowed(declared.model_copy(update={"faults": flat}))
-    return tuple(fault_of(spec, emulated) for spec in emulated.faults)
+    emulated = slowed(declared.model_copy(update={"faults": flat, "chaos": None}))
+    faults = tuple(fault_of(spec, emulated) for spec in emulated.faults)
+    for fault, spec in zip(faults, flat, strict=True):
+        fault.declared, fault.folder = spec, declared.source.parent
+    return faults
 
 
 def foreseen(declared: Experiment) -> tuple[Modification, ...]:

@@ -32,6 +32,9 @@ class FaultOfHosts(Fault):
         found = copy.copy(self)
         found.hosts = (host_of(self._wanted, plan),)
         found.target = found.hosts[0]
+        if self.declared is not None:
+            field = self.verb.replace("-", "_")
+            found.declared = self.declared.model_copy(update={field: Named(found.hosts)})
         return found
 
     def inject(self, lab: Lab) -> InForce:

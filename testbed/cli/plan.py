@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.options import afresh_option, experiment_argument
+from testbed.cli.options import afresh_option, experiment_argument, timeline_lines
 from testbed.spec import load_experiment
 
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 @afresh_option
 @click.option("--analytic", is_flag=True, help="Run nothing: as --set placement.costs=analytic.")
 def plan(file: Path, overrides: tuple[str, ...], seed: int | None, afresh: bool, analytic: bool) -> None:
-    """Print the plan of the experiment in FILE, with the throughput and the latency to expect."""
+    """Print the plan of the experiment in FILE, with the throughput and latency to expect, and its timeline."""
     experiment = load_experiment(file, (*overrides, *(["placement.costs=analytic"] if analytic else [])), seed)
     # A wrong file must not wait for torch.
     from runner.preparation import prepare
 
     prepared = prepare(experiment, lambda text: click.echo(f"{text} …", err=True), answers=False, afresh=afresh)
     show(prepared.plan)
+    click.echo("\n".join(timeline_lines(experiment)))
 
 
 def show(found: Plan) -> None:

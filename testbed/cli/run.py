@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from testbed.cli.options import afresh_option, experiment_argument
+from testbed.cli.options import afresh_option, experiment_argument, replay_option, timeline_lines
 from testbed.emulation.machine import require_root
 from testbed.spec import load_experiment
 
@@ -28,6 +28,7 @@ from testbed.spec import load_experiment
     show_default=True,
     help="Who delays packets: the kernel's netem, or the testbed's delay line.",
 )
+@replay_option
 @afresh_option
 @click.option("--quiet", is_flag=True, help="Print errors and the outcome only.")
 def run(
@@ -36,6 +37,7 @@ def run(
     seed: int | None,
     results: Path,
     delay_backend: str,
+    replay: Path | None,
     afresh: bool,
     quiet: bool,
 ) -> int:
@@ -44,8 +46,10 @@ def run(
     Ctrl-C (SIGTERM and SIGHUP too) ends it in good order: during the workload with results and exit code 1, before it
     with exit code 130 and without results.
     """
-    experiment = load_experiment(file, overrides, seed)
+    experiment = load_experiment(file, overrides, seed, replay)
     require_root()
+    if not quiet:
+        click.echo("\n".join(timeline_lines(experiment)))
     # A wrong file, or a user without rights, must not wait for torch.
     from runner.console import Console
     from runner.experiment import Options

@@ -14,8 +14,13 @@ from testbed.spec.traces import TraceError
 from testbed.units import format_rate
 
 
-def check(experiment: Experiment) -> Iterator[Finding]:
-    """Everything that is wrong; what follows from an earlier finding is left out."""
+def check(experiment: Experiment, *, replayed: bool = False) -> Iterator[Finding]:
+    """Everything that is wrong; what follows from an earlier finding is left out.
+
+    Args:
+        experiment: With its sections valid.
+        replayed: Whether its faults are an earlier run's, in which chance may have struck a host twice.
+    """
     findings = [*_nodes(experiment), *_links(experiment)]
     names_fit = not findings
     if names_fit:
@@ -23,7 +28,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     if not findings:
         findings = [*_islands(experiment), *_double_homes(experiment)]
     yield from findings
-    yield from check_faults(experiment, names_fit=names_fit)
+    yield from check_faults(experiment, names_fit=names_fit, replayed=replayed)
     yield from _dilated_rates(experiment)
     yield from _traces(experiment)
 

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from testbed.spec.faults import FaultSpec
+from testbed.spec.faults.chaos import ChaosSpec
 from testbed.spec.hosts import ComputeSpec, HostSpec
 from testbed.spec.inference import ModelSpec, PlacementSpec
 from testbed.spec.links import LinkSpec
@@ -80,6 +81,7 @@ class Experiment(Section):
     workload: Annotated[WorkloadSpec, Field(description="Who asks for inference, how often, for how long.")]
     recovery: Annotated[RecoverySpec, Field(description="How failures are noticed and mended.")] = RecoverySpec()
     faults: Annotated[tuple[FaultSpec, ...], Field(description="What breaks, and when.")] = ()
+    chaos: Annotated[ChaosSpec | None, Field(description="A random campaign of faults, besides those.")] = None
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,8 @@ from testbed.spec.faults import (
     PartitionFault,
     ThrottleFault,
 )
+from testbed.spec.faults.campaign import drawable, targets
+from testbed.spec.faults.chaos import ChaosSpec
 from testbed.spec.faults.targets import BOTTLENECK, WORKERS, Drawn, Named, OfStage
 from testbed.spec.faults.timeline import MAX_ENTRIES, candidates, tagged
 from testbed.spec.findings import Finding, choice
@@ -27,14 +29,17 @@ from testbed.spec.traces import TraceError
 from testbed.units import format_duration, format_rate
 
 
-def check_faults(experiment: Experiment, *, names_fit: bool) -> Iterator[Finding]:
+def check_faults(experiment: Experiment, *, names_fit: bool, replayed: bool) -> Iterator[Finding]:
     """Everything that is wrong with the faults.
 
     Args:
         experiment: With its sections valid.
         names_fit: Whether hosts and links are right among themselves.
+        replayed: Whether a host may be killed twice.
     """
     yield from _tags(experiment)
+    if experiment.chaos is not None:
+        yield from _chaos(experiment, experiment.chaos)
     earlier: dict[frozenset[str], list[tuple[int, FaultBase]]] = defaultdict(list)  # by what they strike
     for index, fault in enumerate(experiment.faults):
         yield from _times(experiment, index, fault)
@@ -45,7 +50,7 @@ def check_faults(experiment: Experiment, *, names_fit: bool) -> Iterator[Finding
         elif isinstance(fault, PartitionFault):
             yield from _groups(experiment, index, fault)
         rivals = earlier[_struck(fault)]
-        for other_index, other in rivals:
+        for other_index, other in () if replayed else rivals:
             message = _clash(experiment, fault, other)
             if message is not None:
                 yield Finding(
@@ -63,6 +68,25 @@ def _tags(experiment: Experiment) -> Iterator[Finding]:
                 yield Finding(at, f"{tag!r} is the name of a node; a fault could mean either", "take another word")
             elif tag in (WORKERS, BOTTLENECK):
                 yield Finding(at, f"{tag!r} has a meaning of its own in faults", "take another word")
+
+
+def _chaos(experiment: Experiment, spec: ChaosSpec) -> Iterator[Finding]:
+    duration_s = experiment.workload.duration_s
+    until_s = duration_s if spec.until_s is None else spec.until_s
+    if until_s > duration_s:
+        told = f"is {format_duration(until_s)}, but the workload ends after {format_duration(duration_s)}"
+        yield Finding(("chaos", "until"), told, "leave it out (the campaign then goes on to the end)")
+    if spec.from_s >= until_s:
+        yield Finding(("chaos",), f"ends at {format_duration(until_s)}, before it begins", "let it begin earlier")
+    elif spec.rate_rps * (until_s - spec.from_s) > MAX_ENTRIES / 2:
+        yield Finding(("chaos", "rate"), f"makes more than {MAX_ENTRIES // 2} faults", "take a lower rate")
+    for index, verb in enumerate(spec.kinds):
+        at = ("chaos", "kinds", index)
+        if verb not in drawable():
+            yield Finding(at, f"{verb!r:.60} is no kind of fault to draw", choice(verb, drawable()))
+        elif verb != PartitionFault.verb and not targets(experiment, verb):
+            told = "no worker or link fits: jitter needs a delay, throttle a rate, memory a limit, cpu a share"
+            yield Finding(at, told, "remove it")
 
 
 def _times(experiment: Experiment, index: int, fault: FaultBase) -> Iterator[Finding]:
@@ -85,7 +109,7 @@ def _times(experiment: Experiment, index: int, fault: FaultBase) -> Iterator[Fin
             f"in which it strikes {len(instants)} times",
             "leave `times` out (it then strikes to the end), or make workload.duration longer",
         )
-    elif fault.lasts_s is not None and instants[-1] + fault.lasts_s > duration_s and fault.every_s is None:
+    elif fault.lasts_s is not None and fault.at_s + fault.lasts_s > duration_s + 1e-9 and fault.every_s is None:
         yield Finding(
             (*at, "for"),
             f"lasts until {format_duration(fault.at_s + fault.lasts_s)}, "

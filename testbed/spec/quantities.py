@@ -7,7 +7,7 @@ attribute's name carries. Validation knows the difference by its context: `FileC
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,9 +91,13 @@ def _below_one(value: float) -> float:
     return value
 
 
-def _text_schema(units: Any, example: str) -> WithJsonSchema:
+def _text_pattern(units: Any, example: str) -> dict[str, Any]:
     legal = "|".join(re.escape(unit).replace(r"\ ", " ") for unit in units)
-    return WithJsonSchema({"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({legal})\s*$", "examples": [example]})
+    return {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({legal})\s*$", "examples": [example]}
+
+
+def _text_schema(units: Any, example: str) -> WithJsonSchema:
+    return WithJsonSchema(_text_pattern(units, example))
 
 
 _FRACTION_SCHEMA = WithJsonSchema(
@@ -105,7 +109,9 @@ _FRACTION_SCHEMA = WithJsonSchema(
         "examples": ["0.1%", 0.001],
     }
 )
-_DURATION_SCHEMA = _text_schema(DURATION_UNITS, "5ms")
+DURATION_TEXT: Mapping[str, Any] = _text_pattern(DURATION_UNITS, "5ms")
+"""JSON Schema of a duration."""
+_DURATION_SCHEMA = WithJsonSchema(dict(DURATION_TEXT))
 _DURATION_READER = _reader(parse_duration)
 _WEEK_S = 7 * 24 * 3600.0
 

@@ -163,6 +163,27 @@ def test_a_fault_that_never_came_has_an_empty_row() -> None:
     }
 
 
+def test_a_fault_tells_what_it_struck_and_what_would_strike_again() -> None:
+    scheduled = FaultScheduled(t_s=0.0, fault=0, verb="kill", target="stage 1", due_s=5.0, entry="{kill: {stage: 1}}")
+    started = FaultStarted(t_s=5.0, fault=0, target="b", hosts=("b",), entry="{kill: b}")
+    (row,) = fault_rows(run([scheduled]))
+    assert (row["target"], row["entry"]) == ("stage 1", "{kill: {stage: 1}}")
+    (row,) = fault_rows(run([scheduled, started, FaultEffective(t_s=5.0, fault=0)]))
+    assert (row["target"], row["entry"]) == ("b", "{kill: b}")
+    (found,) = disturbances(run([scheduled, started, FaultEffective(t_s=5.0, fault=0)]))
+    assert found.hosts == ("b",)
+
+
+def test_a_host_that_came_back_before_anybody_planned_around_it_is_recovered_then(plan: Plan) -> None:
+    events = run(
+        [plan(0.0, 1, ("a", "b")), EpochActive(t_s=0.0, epoch=1, replayed=0)],
+        answers([*every(0.5, 1.0, 10.0), *every(0.5, 10.7, 20.0)]),
+        fault(0, "isolate", 10.0, 10.2, hosts=("a",)),
+    )
+    (row,) = fault_rows(events)
+    assert (row["detected_s"], row["replanned_s"], row["recovered_s"]) == (None, None, 10.7)
+
+
 def test_a_rate_counts_gaps_not_posts() -> None:
     times = [1.0, 2.0, 3.0]
     assert rate_rps(times, 1.0, 3.0) == 1.0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import pytest
 
-from runner.faults import Fault, InForce, Lab
-from runner.history import FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
+from runner.faults.base import Fault, InForce, Lab, Way
+from runner.history import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.timeline import Step, Timeline, compile_steps
+from testbed.emulation.overlay import Modification
+from testbed.emulation.shaping import Shape
 from testbed.errors import ExperimentError, MachineError
 from testbed.serving.events import Event, PlanAdopted
 
@@ -41,8 +44,12 @@ class NoLab:
         self.done.append(f"kill {host}")
         return InForce(0.0, "gone")
 
-    def set_link(self, link: str, *, rate_bps: int | None) -> None:
-        self.done.append(f"{link} {rate_bps}")
+    def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
+        self.done.append(f"{ways} {modification}")
+        return ()
+
+    def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
+        self.done.append(f"cut {pairs}")
 
 
 class Named(Fault):
@@ -107,6 +114,40 @@ def test_a_fault_that_fails_is_told_and_the_others_go_on() -> None:
     done, events, _ = run(Named("a", 1, broken=True), Named("b", 2))
     assert "kill b in" in done
     assert [(e.fault, e.error) for e in events if isinstance(e, FaultFailed)] == [(0, "no such luck")]
+
+
+class Turning(Named):
+    """Changes while it is in force."""
+
+    turns = (1.0, 2.0, 2.5)
+
+    def turn(self, lab: Lab, number: int) -> str:
+        lab.kill_server(f"{self.target} turn {number}")
+        if self.broken:
+            raise MachineError("stuck")
+        return f"turned {number}"
+
+
+def test_a_fault_changes_at_its_turns_while_it_is_in_force() -> None:
+    done, events, _ = run(Turning("a", 5, 2.25))
+    assert done == ["kill a in", "kill a turn 0", "kill a turn 1", "kill a out"]
+    changes = [(e.t_s - 1000, e.due_s - 1000, e.detail) for e in events if isinstance(e, FaultChanged)]
+    assert changes == [(6.0, 6.0, "turned 0"), (7.0, 7.0, "turned 1")]
+
+
+def test_a_turn_that_comes_after_the_next_one_is_due_is_left_out() -> None:
+    done, _, _ = run(Turning("a", 5, 9), late_s=0.6)
+    # The second comes 0.6 s after 7 s, when the third is due already.
+    assert done == ["kill a in", "kill a turn 0", "kill a turn 2", "kill a out"]
+
+
+def test_a_turn_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = Turning("a", 5, 1.5)
+    monkeypatch.setattr(fault, "inject", lambda _: InForce(7.0, "in force"))
+    fault.broken = True
+    done, events, _ = run(fault)
+    assert done == ["kill a turn 0", "kill a out"]
+    assert [(e.fault, e.error) for e in events if isinstance(e, FaultFailed)] == [(0, "stuck")]
 
 
 class Hidden(Named):

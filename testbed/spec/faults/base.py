@@ -73,7 +73,7 @@ class FaultBase(Section):
         if self.every_s is None:
             return
         for turn in itertools.count(1) if self.times is None else range(1, self.times):
-            at_s = self.at_s + turn * self.every_s
+            at_s = round(self.at_s + turn * self.every_s, 9)
             if at_s >= duration_s:
                 return
             yield at_s

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from testbed.spec.experiment import Experiment
 from testbed.spec.faults.base import FaultBase, HostFault
+from testbed.spec.faults.campaign import chaos
 from testbed.spec.faults.targets import WORKERS, Drawn, Named
 from testbed.spec.hosts import HostSpec
 
@@ -14,13 +15,13 @@ MAX_ENTRIES = 10_000
 
 
 def timeline(experiment: Experiment) -> tuple[FaultBase, ...]:
-    """The faults of a checked experiment, repetitions one by one, in the order of the file.
+    """The faults of a checked experiment: the file's in its order, repetitions one by one, then the campaign's.
 
-    Tags and random draws are hosts by name in it; a stage or the bottleneck is known only when the fault strikes.
+    What repeats until the workload ends has healed by then. Tags and random draws are hosts by name in it; a stage or
+    the bottleneck is known only when the fault strikes.
     """
-    return tuple(
-        strike for index, fault in enumerate(experiment.faults) for strike in _strikes(experiment, index, fault)
-    )
+    listed = (strike for index, fault in enumerate(experiment.faults) for strike in _strikes(experiment, index, fault))
+    return (*listed, *chaos(experiment))
 
 
 def tagged(hosts: Mapping[str, HostSpec], tag: str) -> tuple[str, ...]:
@@ -36,6 +37,8 @@ def candidates(experiment: Experiment, among: str) -> tuple[str, ...]:
 def _strikes(experiment: Experiment, index: int, fault: FaultBase) -> Iterator[FaultBase]:
     for turn, at_s in enumerate(fault.instants(experiment.workload.duration_s)):
         once: dict[str, object] = {"at_s": at_s, "every_s": None, "times": None}
+        if fault.every_s is not None and fault.lasts_s is not None:
+            once["for_s"] = min(fault.lasts_s, round(experiment.workload.duration_s - at_s, 9))
         if isinstance(fault, HostFault):
             field = fault.verb.replace("-", "_")
             match fault.struck:
