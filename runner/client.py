@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from runner.judgement import Judgement, judge
 from testbed.errors import ProtocolError
 from testbed.serving.auth import Greeting
+from testbed.serving.codecs import NONE
 from testbed.serving.connection import Writer, arrivals, connect
 from testbed.serving.events import (
     ClientFinished,
@@ -58,6 +60,7 @@ class ClientConfig:
         rate_rps, arrivals: Open loop: mean rate, and ``poisson`` or ``uniform`` gaps.
         deadline_s: After how long the dispatcher is to reject a request instead; None means never.
         seed: Seed of the arrivals.
+        codec: How inputs are encoded, beforehand; answers are judged by what it allows.
         patience: How long to wait for the dispatcher.
     """
 
@@ -72,6 +75,7 @@ class ClientConfig:
     arrivals: str
     deadline_s: float | None
     seed: int
+    codec: str = NONE
     patience: Patience = PATIENCE
 
 
@@ -94,19 +98,19 @@ def arrival_times(rate_rps: float, arrivals: str, duration_s: float, seed: int) 
 class Samples:
     """Inputs, ready to send, and the answers they must get."""
 
-    def __init__(self, path: Path, distinct: int) -> None:
+    def __init__(self, path: Path, distinct: int, codec: str = NONE) -> None:
         tensors = load_file(path)
         self.count = distinct
+        self._codec = codec
         self.inputs: list[tuple[list[Any], list[Buffer]]] = []
         self.outputs: list[list[torch.Tensor]] = []
         for index in range(distinct):
-            self.inputs.append(pack_tensors(_numbered(tensors, f"input.{index}")))
+            self.inputs.append(pack_tensors(_numbered(tensors, f"input.{index}"), codec))
             self.outputs.append(_numbered(tensors, f"output.{index}"))
 
-    def right(self, request_id: int, outputs: list[torch.Tensor]) -> bool:
-        """Whether an answer equals the whole model's, bit for bit."""
-        expected = self.outputs[request_id % self.count]
-        return len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
+    def judge(self, request_id: int, outputs: list[torch.Tensor]) -> Judgement:
+        """An answer against the whole model's: bit for bit, or within what the codec allows."""
+        return judge(self.outputs[request_id % self.count], outputs, self._codec)
 
 
 def _numbered(tensors: dict[str, torch.Tensor], prefix: str) -> list[torch.Tensor]:
@@ -122,7 +126,7 @@ class Client:
     def __init__(self, config: ClientConfig, report: Reporter) -> None:
         self._config = config
         self._report = report
-        self._samples = Samples(config.samples, config.distinct)
+        self._samples = Samples(config.samples, config.distinct, config.codec)
         self._submitted_s: dict[int, float] = {}
         self._open: set[int] = set()
         self._changed = threading.Condition()
@@ -216,14 +220,13 @@ class Client:
                     self._serving.offer(None)
             case FrameKind.ANSWER:
                 outputs = unpack_tensors(frame.meta.get("tensors"), frame.body)
-                right = self._samples.right(frame.request_id, outputs)
-                self._complete(frame, received_s, "ok" if right else "wrong")
+                self._complete(frame, received_s, self._samples.judge(frame.request_id, outputs))
             case FrameKind.REJECTED:
-                self._complete(frame, received_s, "rejected")
+                self._complete(frame, received_s, Judgement("rejected"))
             case _:
                 raise ProtocolError(f"{frame.kind.name} on a client's connection")
 
-    def _complete(self, frame: Frame, received_s: float, outcome: str) -> None:
+    def _complete(self, frame: Frame, received_s: float, found: Judgement) -> None:
         request_id = frame.request_id
         if request_id not in self._submitted_s:
             raise ProtocolError(f"an answer to request {request_id}, which was never submitted")
@@ -232,10 +235,12 @@ class Client:
                 t_s=received_s,
                 id=request_id,
                 submitted_s=self._submitted_s[request_id],
-                outcome=outcome,
+                outcome=found.outcome,
                 attempts=int(frame.meta.get("attempts", 0)),
                 epoch=frame.epoch,
                 path=tuple(map(str, frame.meta.get("path", ()))),
+                error=found.error,
+                same_class=found.same_class,
             )
         )
         with self._changed:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from runner.csvfile import Cell, Row
 from runner.experiment import Options, Result, run
-from testbed.planning.comparison import Contender
+from runner.preparation import Modelled
+from testbed.planning.comparison import Contender, compare
 from testbed.planning.pareto import ParetoFront
 from testbed.planning.plan import Plan
 from testbed.planning.problem import Problem
+from testbed.planning.strategies import ACROSS_BRANCHES
 from testbed.planning.tradeoff import AIMS, figures
 from testbed.spec.experiment import Experiment
 from testbed.spec.workload import ClosedWorkload, WorkloadSpec
@@ -56,6 +58,16 @@ def with_strategy(experiment: Experiment, strategy: str) -> Experiment:
     if strategy != "dnnsplit":
         changes["objective"] = "throughput"
     return experiment.model_copy(update={"placement": placement.model_copy(update=changes)})
+
+
+def compare_all(modelled: Modelled, strategies: Sequence[str]) -> tuple[Contender, ...]:
+    """What each strategy plans for a model, cut where that strategy cuts it.
+
+    Raises:
+        UsageError: If there is no strategy of some name, or one can't be used for the experiment.
+    """
+    own = {name: modelled.problem(name) for name in strategies if name in ACROSS_BRANCHES}
+    return compare(modelled.problem(), strategies, own)
 
 
 def promised_rps(throughput_rps: float, latency_s: float, workload: WorkloadSpec) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.csvfile import Row, to_csv
+from runner.encoded_sizes import encoded_sizes
 from runner.op_times import op_times
 from runner.preparation import model_inputs
 from testbed.model.costs import analytic_seconds
@@ -13,6 +14,7 @@ from testbed.model.graph import ModelGraph
 from testbed.model.inputs import load_inputs
 from testbed.model.inventory import Inventory, Segment, take_inventory
 from testbed.model.zoo import load_model
+from testbed.serving.codecs import NONE
 from testbed.spec.inference import ModelSpec
 
 COLUMNS = (
@@ -21,6 +23,7 @@ COLUMNS = (
     "behind",
     "tensors",
     "cut_bytes",
+    "encoded_bytes",
     "weight_bytes",
     "flops",
     "moved_bytes",
@@ -38,6 +41,7 @@ def survey_model(
     every: bool = False,
     analytic: bool = False,
     afresh: bool = False,
+    codec: str = NONE,
 ) -> Inventory:
     """Load, export, and time or count.
 
@@ -49,6 +53,7 @@ def survey_model(
         every: Every cut, not only those that one tensor crosses.
         analytic: Run nothing.
         afresh: Measure even if times are kept.
+        codec: How what crosses would be encoded.
 
     Raises:
         ModelError: If the model or its inputs can't be used.
@@ -67,9 +72,12 @@ def survey_model(
     progress("exporting the model")
     graph = ModelGraph.trace(module, inputs)
     if analytic:
-        return take_inventory(graph, analytic_seconds(graph), every=every, analytic=True)
+        bits = encoded_sizes(graph, (), codec)
+        return take_inventory(graph, analytic_seconds(graph), every=every, analytic=True, encoded_bits=bits)
     (request,) = load_inputs(inputs, seed, distinct=1)
-    return take_inventory(graph, op_times(graph, request, progress, afresh=afresh), every=every)
+    seconds = op_times(graph, request, progress, afresh=afresh)
+    bits = encoded_sizes(graph, (request,), codec, progress)
+    return take_inventory(graph, seconds, every=every, encoded_bits=bits)
 
 
 def inventory_csv(found: Inventory) -> bytes:

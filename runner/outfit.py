@@ -80,6 +80,7 @@ class Outfit:
             "storage_bytes": self._experiment.hosts[host].storage_bytes,
             "heartbeat_s": self._experiment.recovery.heartbeat_s,
             "patience": self._patience,
+            "codec": self._experiment.placement.codec,
             "calibration": self._calibration(host),
         }
 
@@ -136,6 +137,7 @@ class Outfit:
             "arrivals": workload.arrivals if isinstance(workload, OpenWorkload) else "poisson",
             "deadline_s": workload.deadline_s,
             "seed": experiment.seed,
+            "codec": experiment.placement.codec,
             "patience": self._patience,
         }
 

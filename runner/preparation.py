@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 
 from runner.accuracy_table import accuracy_losses
 from runner.calibration import machine_calibration
+from runner.encoded_sizes import EncodedBits, encoded_sizes
 from runner.op_times import op_times
 from testbed.errors import ModelError
-from testbed.model.costs import analytic_seconds
+from testbed.model.costs import analytic_seconds, raw_bits
 from testbed.model.costs import chain as chain_costs
 from testbed.model.graph import ModelGraph
 from testbed.model.inputs import load_inputs
 from testbed.model.signature import Input, call, inputs_of
+from testbed.model.tier_cuts import arranged
 from testbed.model.zoo import load_model
 from testbed.planning.adapter import chain_from
 from testbed.planning.dnnsplit import TIERS
@@ -32,7 +34,7 @@ from testbed.planning.energy import DEFAULT_POWER_W, ethernet_j_per_bit
 from testbed.planning.plan import Plan
 from testbed.planning.problem import Chain, Problem, Worker
 from testbed.planning.problem import Path as LinkPath
-from testbed.planning.strategies import solve
+from testbed.planning.strategies import ACROSS_BRANCHES, solve
 from testbed.spec.devices import as_shares
 from testbed.spec.experiment import Experiment
 from testbed.spec.inference import ModelSpec
@@ -46,6 +48,9 @@ measured), Python's and torch's buffers, and two tensors in each of its two mail
 
 GOODPUT = 1448 / 1514
 """Payload bytes of a full TCP segment over its bytes on the wire (Ethernet, IPv4, TCP with time stamps)."""
+
+CODEC_SAMPLES = 2
+"""Requests whose activations are encoded to learn how large cuts are, where that depends on what is in them."""
 
 LEAST_SPREAD = 1e-6
 """Outputs that differ by less than this, relative to their size, would make the comparison of answers empty."""
@@ -113,18 +118,37 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Modelled:
-    """A model whose times are known, before anything is planned; the attributes are those of :class:`Prepared`."""
+    """A model whose times are known, before anything is planned.
+
+    The attributes are those of :class:`Prepared`, and ``encoded_bits``: of a tensor as the codec in use sends it.
+    """
 
     declared: Experiment
     experiment: Experiment
     graph: ModelGraph
     samples: Samples
     op_seconds: tuple[float, ...]
+    encoded_bits: EncodedBits = raw_bits
 
-    def problem(self) -> Problem:
-        """What there is to plan, whichever strategy does it."""
-        chain = chain_from(chain_costs(self.graph, self.op_seconds))
+    def problem(self, strategy: str | None = None) -> Problem:
+        """What there is to plan for a strategy; None is any that cuts where one tensor crosses."""
+        _, _, chain = segmented(self.graph, self.op_seconds, strategy, self.encoded_bits)
         return survey(self.experiment, Network.of(self.experiment), chain)
+
+
+def segmented(
+    graph: ModelGraph, op_seconds: Sequence[float], strategy: str | None, encoded_bits: EncodedBits = raw_bits
+) -> tuple[ModelGraph, tuple[float, ...], Chain]:
+    """The model in the order in which a strategy cuts it, its operations' times, and the chain of its segments.
+
+    Segments end where one tensor crosses. For strategies of least latency the best cuts across branches are added
+    (:mod:`testbed.model.tier_cuts`), which may need the operations in another order.
+    """
+    if strategy not in ACROSS_BRANCHES:
+        return graph, tuple(op_seconds), chain_from(chain_costs(graph, op_seconds, encoded_bits=encoded_bits))
+    found = arranged(graph, op_seconds, encoded_bits)
+    costs = chain_costs(found.graph, found.op_seconds, encoded_bits=encoded_bits, also=found.positions)
+    return found.graph, found.op_seconds, chain_from(costs)
 
 
 def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: float = 1.0) -> Problem:
@@ -205,7 +229,14 @@ def prepare(
     """
     modelled = model_of(experiment, progress, answers=answers, afresh=afresh)
     progress("planning")
-    return planned(modelled.declared, modelled.experiment, modelled.graph, modelled.samples, modelled.op_seconds)
+    return planned(
+        modelled.declared,
+        modelled.experiment,
+        modelled.graph,
+        modelled.samples,
+        modelled.op_seconds,
+        modelled.encoded_bits,
+    )
 
 
 def model_of(
@@ -234,7 +265,9 @@ def model_of(
     progress("exporting the model")
     graph = ModelGraph.trace(module, inputs)
     op_seconds = analytic_seconds(graph) if analytic else op_times(graph, requests[0], progress, afresh=afresh)
-    return Modelled(declared, experiment, graph, samples, op_seconds)
+    measured = () if analytic else requests[:CODEC_SAMPLES]
+    encoded_bits = encoded_sizes(graph, measured, experiment.placement.codec, progress)
+    return Modelled(declared, experiment, graph, samples, op_seconds, encoded_bits)
 
 
 def model_inputs(spec: ModelSpec) -> tuple[Input, ...]:
@@ -246,21 +279,26 @@ def model_inputs(spec: ModelSpec) -> tuple[Input, ...]:
 
 
 def planned(
-    declared: Experiment, experiment: Experiment, graph: ModelGraph, samples: Samples, op_seconds: Sequence[float]
+    declared: Experiment,
+    experiment: Experiment,
+    graph: ModelGraph,
+    samples: Samples,
+    op_seconds: Sequence[float],
+    encoded_bits: EncodedBits = raw_bits,
 ) -> Prepared:
     """Plan for a model whose times are known; ``experiment`` is the declared one with the shares of devices filled in.
 
     Raises:
         InfeasibleError: If no plan satisfies the constraints.
     """
-    chain = chain_from(chain_costs(graph, op_seconds))
+    graph, op_seconds, chain = segmented(graph, op_seconds, experiment.placement.strategy, encoded_bits)
     network = Network.of(experiment)
     problem = survey(experiment, network, chain)
     plan = solve(problem, experiment.placement.strategy)
     slow = slowed(experiment)
     slow_network = Network.of(slow)
     emulated = Emulated(slow, slow_network, survey(slow, slow_network, chain, experiment.compute.time_scale))
-    return Prepared(declared, experiment, network, graph, problem, plan, samples, tuple(op_seconds), emulated)
+    return Prepared(declared, experiment, network, graph, problem, plan, samples, op_seconds, emulated)
 
 
 def answer(

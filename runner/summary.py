@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner import tables
+from runner.csvfile import Row
 from runner.fault_table import Disturbance, disturbances, rate_rps, right_answers
 from runner.history import FaultFailed, HostStateChanged, RunEnded, RunStarted
 from runner.verdict import percentile
@@ -31,6 +32,18 @@ class Latency:
     p95_ms: float
     p99_ms: float
     max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of answers through a lossy codec with the whole model's: how many name the same class, and the largest error.
+
+    ``largest_error_pct`` is relative to the range of the right answer.
+    """
+
+    answers: int
+    same_class: int
+    largest_error_pct: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,7 @@ class Summary:
         latency: None without a right answer.
         epochs: In order.
         faults: In the timeline's order.
+        agreement: Of answers through a lossy codec; None without any.
     """
 
     outcome: str
@@ -97,6 +111,7 @@ class Summary:
     latency: Latency | None
     epochs: tuple[EpochFigures, ...]
     faults: tuple[FaultFigures, ...]
+    agreement: Agreement | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data."""
@@ -124,7 +139,15 @@ def summarize(events: Sequence[Event]) -> Summary:
         latency=_latency(latencies),
         epochs=epoch_figures(events, faults),
         faults=tuple(_fault_figures(fault) for fault in faults),
+        agreement=_agreement(rows),
     )
+
+
+def _agreement(rows: Sequence[Row]) -> Agreement | None:
+    judged = [(float(row["error_pct"] or 0.0), bool(row["same_class"])) for row in rows if row["error_pct"] is not None]
+    if not judged:
+        return None
+    return Agreement(len(judged), sum(same for _, same in judged), max(error for error, _ in judged))
 
 
 def failures(events: Sequence[Event], requests: dict[str, int], faults: Sequence[Disturbance]) -> tuple[str, ...]:

@@ -22,7 +22,18 @@ from testbed.serving.events import (
     StageExecuted,
 )
 
-REQUEST_COLUMNS = ("id", "submitted_s", "completed_s", "latency_ms", "outcome", "attempts", "epoch", "path")
+REQUEST_COLUMNS = (
+    "id",
+    "submitted_s",
+    "completed_s",
+    "latency_ms",
+    "outcome",
+    "attempts",
+    "epoch",
+    "path",
+    "error_pct",
+    "same_class",
+)
 STAGE_COLUMNS = (
     "id",
     "stage",
@@ -123,6 +134,8 @@ def request_rows(events: Sequence[Event]) -> list[Row]:
                 "attempts": None if first is None else first.attempts,
                 "epoch": None if first is None else first.epoch,
                 "path": None if first is None else " ".join(first.path),
+                "error_pct": None if first is None or first.error is None else first.error * 100,
+                "same_class": None if first is None else first.same_class,
             }
         )
     return rows

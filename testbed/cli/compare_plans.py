@@ -50,11 +50,11 @@ def compare_plans(
     if on_cluster:
         require_root()
     # A wrong file, or a wrong name of a strategy, must not wait for torch.
-    from testbed.planning.comparison import compare, named
+    from testbed.planning.comparison import named
 
     names = named(strategies)
 
-    from runner.comparison import MEASURED, PLANNED, comparison_rows, measure
+    from runner.comparison import MEASURED, PLANNED, compare_all, comparison_rows, measure
     from runner.csvfile import to_csv
     from runner.experiment import Options
     from runner.preparation import model_of
@@ -62,9 +62,9 @@ def compare_plans(
     def progress(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
-    problem = model_of(experiment, progress, answers=False).problem()
+    modelled = model_of(experiment, progress, answers=False)
     progress("planning")
-    contenders = compare(problem, names)
+    contenders = compare_all(modelled, names)
     measured = measure(experiment, contenders, Options(results, progress=progress)) if on_cluster else None
     rows = comparison_rows(contenders, measured)
     columns = (*PLANNED, *MEASURED) if on_cluster else PLANNED

@@ -13,7 +13,7 @@ from testbed.errors import MachineError, UsageError
 from testbed.spec import load_experiment
 from testbed.spec.document import dotted
 from testbed.spec.findings import translated
-from testbed.spec.inference import ModelSpec
+from testbed.spec.inference import ModelSpec, PlacementSpec
 
 if TYPE_CHECKING:
     from testbed.model.inventory import Inventory
@@ -34,6 +34,7 @@ _FILE_WIDTH = 110
 )
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the table here too.")
 @click.option("--all", "every", is_flag=True, help="Show every cut, also those that several tensors cross.")
+@click.option("--codec", metavar="NAME", help="What crosses in this encoding too (zstd, fp16, int8 …); the file's own.")
 @click.option("--analytic", is_flag=True, help="Run nothing: count operations and bytes on a nominal core.")
 @afresh_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights.")
@@ -42,6 +43,7 @@ def inspect(
     inputs: tuple[str, ...],
     csv_file: Path | None,
     every: bool,
+    codec: str | None,
     analytic: bool,
     afresh: bool,
     seed: int,
@@ -51,7 +53,8 @@ def inspect(
     MODEL_OR_FILE is a model of the zoo (mobilenet_v2, timm:xception, transformers:bert-base), your own
     (package.module:factory), or an experiment's YAML file, whose model and input are taken.
     """
-    spec, search_path, seed = _model(model, inputs, seed)
+    spec, search_path, seed, declared = _model(model, inputs, seed)
+    codec = _codec(codec) if codec is not None else declared
     # A wrong command line must not wait for torch.
     from runner.inspection import survey_model
 
@@ -63,8 +66,9 @@ def inspect(
         every=every,
         analytic=analytic,
         afresh=afresh,
+        codec=codec,
     )
-    show(found, every=every)
+    show(found, every=every, codec=codec)
     if csv_file is not None:
         from runner.inspection import inventory_csv
 
@@ -76,18 +80,25 @@ def inspect(
             ) from error
 
 
-def _model(model: str, inputs: tuple[str, ...], seed: int) -> tuple[ModelSpec, Path, int]:
+def _codec(name: str) -> str:
+    try:
+        return PlacementSpec.model_validate({"codec": name}).codec
+    except ValidationError as error:
+        raise UsageError(f"--codec: {translated(error)[0].message}") from error
+
+
+def _model(model: str, inputs: tuple[str, ...], seed: int) -> tuple[ModelSpec, Path, int, str]:
     if model.endswith((".yaml", ".yml")) or Path(model).is_file():
         if inputs:
             raise UsageError("the file says what its model takes", remedy="Leave --input out, or name a model.")
         experiment = load_experiment(Path(model))
-        return experiment.model, experiment.source.parent, experiment.seed
+        return experiment.model, experiment.source.parent, experiment.seed, experiment.placement.codec
     document: dict[str, object] = {"input": _inputs(inputs or (DEFAULT_INPUT,))}
     prefix, colon, _ = model.partition(":")
     own = bool(colon) and prefix not in ("timm", "transformers")
     document["module" if own else "name"] = model
     try:
-        return ModelSpec.model_validate(document), Path.cwd(), seed
+        return ModelSpec.model_validate(document), Path.cwd(), seed, "none"
     except ValidationError as error:
         first = translated(error)[0]
         raise UsageError(
@@ -122,7 +133,7 @@ def _inputs(texts: tuple[str, ...]) -> object:
     return named
 
 
-def show(found: Inventory, *, every: bool) -> None:
+def show(found: Inventory, *, every: bool, codec: str = "none") -> None:
     """Print the table, and the whole model below it."""
     from rich.console import Console
     from rich.table import Table
@@ -135,7 +146,17 @@ def show(found: Inventory, *, every: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cut", justify="right", no_wrap=True)
     table.add_column("behind", overflow="ellipsis", no_wrap=True)
-    for heading in (*(["tensors"] if every else []), "crossing", "weights", "GFLOP", "live", "time", "sum"):
+    encoded = codec != "none"
+    for heading in (
+        *(["tensors"] if every else []),
+        "crossing",
+        *([codec] if encoded else []),
+        "weights",
+        "GFLOP",
+        "live",
+        "time",
+        "sum",
+    ):
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading) if every else 4)
     total_s = sum(row.compute_s for row in found.segments)
     done_s = 0.0
@@ -146,6 +167,7 @@ def show(found: Inventory, *, every: bool) -> None:
             row.behind,
             *([str(row.tensors)] if every else []),
             format_size(row.cut_bytes),
+            *([format_size(row.encoded_bytes)] if encoded else []),
             format_size(row.weight_bytes),
             f"{row.flops / 1e9:.3f}",
             format_size(row.activation_bytes),

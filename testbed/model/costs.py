@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,10 +177,11 @@ def chain(
     op_seconds: Sequence[float],
     max_cut_tensors: int | None = 1,
     encoded_bits: Callable[[TensorSpec], float] = raw_bits,
+    also: Collection[int] = (),
 ) -> ChainCosts:
     """The chain of segments between candidate cuts.
 
-    Candidates are the model's two ends and every position that at most ``max_cut_tensors`` tensors cross. Of
+    Candidates are the model's two ends, every position that at most ``max_cut_tensors`` tensors cross, and ``also``. Of
     neighbouring candidates with nothing but views between them (no arithmetic, no weights) only the one with the fewest
     bits stays, the earlier one when equal: moving views to the other stage changes neither its compute nor its memory,
     so the optimum stays but for the few microseconds of the views, and but for plans with a host as a mere relay.
@@ -190,6 +191,7 @@ def chain(
         op_seconds: Seconds of each operation, as from `profile`.
         max_cut_tensors: Most tensors that may cross a cut; None for any number.
         encoded_bits: Bits of a tensor as the codec in use sends it.
+        also: Positions that are candidates however many tensors cross them.
 
     Raises:
         ValueError: If ``op_seconds`` hasn't a number for each operation, or ``max_cut_tensors`` is less than 1.
@@ -203,7 +205,8 @@ def chain(
     bits = [math.fsum(encoded_bits(spec) for spec in cut.tensors) for cut in cuts]
     boundaries = [0]
     for position in range(1, end):
-        if max_cut_tensors is not None and len(cuts[position].tensors) > max_cut_tensors:
+        wide = max_cut_tensors is not None and len(cuts[position].tensors) > max_cut_tensors
+        if wide and position not in also:
             continue
         last = boundaries[-1]
         if last and not any(OPERATORS[op.op].computes for op in graph.ops[last:position]):

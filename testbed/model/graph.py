@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,6 +191,40 @@ class ModelGraph:
         """
         return _StageBuilder(self, first_op, last_op).build()
 
+    def reordered(self, order: Sequence[int]) -> ModelGraph:
+        """The same model with its operations in another order.
+
+        Operations are functional, so what each computes doesn't depend on when it runs.
+
+        Args:
+            order: Their indices; an operation stands behind those that make what it reads.
+
+        Raises:
+            ValueError: If that is no such order.
+        """
+        if sorted(order) != list(range(len(self.ops))):
+            raise ValueError("an order names each operation once")
+        number = {value: value for value in range(self._fixed)}
+        for index in order:
+            op = self.ops[index]
+            if not number.keys() >= set(op.reads):
+                raise ValueError(f"{op.name} would run before what it reads is made")
+            number.update({value: len(number) + place for place, value in enumerate(op.makes)})
+        values = list(self.values)
+        for old, new in number.items():
+            values[new] = self.values[old]
+        ops = [
+            dataclasses.replace(
+                op,
+                args=renumbered(op.args, number),
+                reads=tuple(number[value] for value in op.reads),
+                makes=tuple(number[value] for value in op.makes),
+            )
+            for op in (self.ops[index] for index in order)
+        ]
+        outputs = [number[value] for value in self._outputs]
+        return ModelGraph(values, self._inputs, tuple(self._weights.values()), ops, outputs)
+
     def peak_activation_bytes(self, first_op: int, last_op: int) -> int:
         """Most bytes of inputs and results that are alive at once while the stage runs as a program of its own."""
         builder = _StageBuilder(self, first_op, last_op)
@@ -276,7 +311,7 @@ class _StageBuilder:
                 inverse = tuple(sorted(range(len(order)), key=order.__getitem__))
                 self._emit("aten.permute.default", value, (inverse,), graph.values[value])
         for op in graph.ops[first_op:last_op]:
-            args = self._renumber(op.args)
+            args = renumbered(op.args, self._number)
             for value in op.makes:
                 self._number[value] = len(self.values)
                 self.values.append(graph.values[value])
@@ -312,15 +347,17 @@ class _StageBuilder:
         self._number[value] = before
         return number
 
-    def _renumber(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            Ref(self._number[item.value])
-            if isinstance(item, Ref)
-            else self._renumber(item)
-            if isinstance(item, tuple)
-            else item
-            for item in args
-        )
+
+def renumbered(args: tuple[Any, ...], number: Mapping[int, int]) -> tuple[Any, ...]:
+    """Arguments of an operation with other numbers for its values."""
+    return tuple(
+        Ref(number[item.value])
+        if isinstance(item, Ref)
+        else renumbered(item, number)
+        if isinstance(item, tuple)
+        else item
+        for item in args
+    )
 
 
 def _as_sent(value: Value) -> Value:

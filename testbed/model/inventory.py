@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from testbed.model.costs import analyse, chain
+from testbed.model.costs import analyse, chain, raw_bits
 from testbed.model.graph import ModelGraph
+from testbed.model.program import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Segment:
         first_op, last_op: The operations ``first_op..last_op-1``; the cut is behind ``last_op`` operations.
         behind: The last operation's name, and its module where that is known.
         tensors, cut_bytes: What crosses the cut behind it; at the model's end, its outputs.
+        encoded_bytes: What that takes as the codec in use sends it.
         weight_bytes: Of the weights that it reads.
         flops: Floating-point operations of its convolutions and matrix products, two for a multiply-add.
         moved_bytes: Bytes that its operations read and write.
@@ -31,6 +33,7 @@ class Segment:
     behind: str
     tensors: int
     cut_bytes: int
+    encoded_bytes: int
     weight_bytes: int
     flops: int
     moved_bytes: int
@@ -59,7 +62,12 @@ class Inventory:
 
 
 def take_inventory(
-    graph: ModelGraph, op_seconds: Sequence[float], *, every: bool = False, analytic: bool = False
+    graph: ModelGraph,
+    op_seconds: Sequence[float],
+    *,
+    every: bool = False,
+    analytic: bool = False,
+    encoded_bits: Callable[[TensorSpec], float] = raw_bits,
 ) -> Inventory:
     """The segments between cuts.
 
@@ -68,11 +76,12 @@ def take_inventory(
         op_seconds: Seconds of each operation.
         every: Cut behind every operation; otherwise at the cuts that planners choose among, which one tensor crosses.
         analytic: Whether the seconds are counted.
+        encoded_bits: Bits of a tensor as the codec in use sends it.
     """
     end = len(graph.ops)
     costs = analyse(graph)
     cuts = graph.cuts()
-    boundaries = tuple(range(end + 1)) if every else chain(graph, op_seconds).boundary_ops
+    boundaries = tuple(range(end + 1)) if every else chain(graph, op_seconds, encoded_bits=encoded_bits).boundary_ops
     segments = []
     for first, last in itertools.pairwise(boundaries):
         op = graph.ops[last - 1]
@@ -83,6 +92,7 @@ def take_inventory(
                 behind=f"{op.name} ({op.module})" if op.module else op.name,
                 tensors=len(cuts[last].tensors),
                 cut_bytes=cuts[last].bytes,
+                encoded_bytes=round(math.fsum(map(encoded_bits, cuts[last].tensors)) / 8),
                 weight_bytes=sum(graph.values[value].bytes for value in graph.stage_values(first, last)),
                 flops=sum(cost.flops for cost in costs[first:last]),
                 moved_bytes=sum(cost.bytes for cost in costs[first:last]),

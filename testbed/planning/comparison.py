@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.errors import InfeasibleError
@@ -48,13 +48,21 @@ def named(text: str) -> tuple[str, ...]:
     return names
 
 
-def compare(problem: Problem, strategies: Sequence[str]) -> tuple[Contender, ...]:
+def compare(
+    problem: Problem, strategies: Sequence[str], own: Mapping[str, Problem] | None = None
+) -> tuple[Contender, ...]:
     """Plan with each strategy; the bound comes from ``exact``, which plans even when it isn't asked for.
+
+    Args:
+        problem: What to plan.
+        strategies: Who plans.
+        own: For strategies that cut the model elsewhere, the problem as they see it.
 
     Raises:
         UsageError: If there is no strategy of some name, or one can't be used as the problem is stated.
     """
-    found = {name: _attempt(problem, name) for name in dict.fromkeys((*strategies, BOUNDING))}
+    problems = own or {}
+    found = {name: _attempt(problems.get(name, problem), name) for name in dict.fromkeys((*strategies, BOUNDING))}
     best = found[BOUNDING][0]
     bound_s = None if best is None else best.lower_bound_s
     return tuple(Contender(name, *found[name], _gap(found[name][0], bound_s)) for name in strategies)

@@ -37,6 +37,9 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     }
 )
 
+ACROSS_BRANCHES = frozenset({"min-latency"})
+"""Strategies that also cut where several tensors cross, at the best places for two tiers of hosts."""
+
 
 def strategy_named(name: str) -> Strategy:
     """Look a strategy up.

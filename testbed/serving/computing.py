@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from testbed.errors import ProtocolError
 from testbed.model.executor import StageExecutor
+from testbed.serving.codecs import NONE
 from testbed.serving.events import now_s
 from testbed.serving.tensors import pack_tensors, unpack_tensors
 from testbed.serving.wire import Buffer, Frame
@@ -57,12 +58,20 @@ class StageRun:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage that a node holds: its program made ready, the operations of the model it stands for, and its hash."""
+    """A stage that a node holds.
+
+    Attributes:
+        executor: Its program, made ready.
+        first_op, last_op: The operations of the model that it stands for.
+        digest: A hash of program and weights.
+        codec: How what it gives is encoded.
+    """
 
     executor: StageExecutor
     first_op: int
     last_op: int
     digest: str
+    codec: str = NONE
 
 
 class Computing(Protocol):
@@ -79,7 +88,8 @@ class Computing(Protocol):
 def compute(stage: Stage, frame: Frame) -> tuple[list[Any], list[Buffer]]:
     """Run the stage here and now."""
     try:
-        return pack_tensors(stage.executor.run(unpack_tensors(frame.meta.get("tensors"), frame.body)))
+        inputs = unpack_tensors(frame.meta.get("tensors"), frame.body)
+        return pack_tensors(stage.executor.run(inputs), stage.codec)
     except RuntimeError as error:
         raise ProtocolError(str(error)) from error
 
@@ -210,7 +220,7 @@ class CalibratedComputing:
 
 def _key(stage: Stage, frame: Frame) -> str:
     """A hash of what determines the output."""
-    digest = hashlib.sha256(stage.digest.encode())
+    digest = hashlib.sha256(f"{stage.digest} {stage.codec}".encode())
     digest.update(json.dumps(frame.meta.get("tensors")).encode())
     digest.update(frame.body)
     return digest.hexdigest()

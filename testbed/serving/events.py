@@ -35,7 +35,11 @@ class RequestSubmitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCompleted(Event):
-    """The client saw the one outcome of a request (``ok``, ``wrong`` or ``rejected``)."""
+    """The client saw the one outcome of a request (``ok``, ``wrong`` or ``rejected``).
+
+    Of an answer through a lossy codec, ``error`` is its largest difference from the right one, relative to that one's
+    range, and ``same_class`` whether both have their largest element in the same place.
+    """
 
     kind: ClassVar[str] = "request_completed"
     id: int
@@ -44,6 +48,8 @@ class RequestCompleted(Event):
     attempts: int
     epoch: int
     path: tuple[str, ...]
+    error: float | None = None
+    same_class: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,7 +238,7 @@ class Node:
         except OSError as error:
             self._fail(assembly.epoch, f"can't reach {assembly.next_host}: {error}", suspect=assembly.next_host)
             return
-        stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest)
+        stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest, self._config.codec)
         slot = Slot(assembly.epoch, assembly.stage, stage)
         slot.writer = Writer(
             connection,

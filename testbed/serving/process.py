@@ -12,6 +12,7 @@ from typing import Any, Self
 from testbed.planning.plan import Assignment
 from testbed.planning.problem import Chain, Problem, Worker
 from testbed.planning.problem import Path as LinkPath
+from testbed.serving.codecs import NONE
 from testbed.serving.events import SocketReporter
 from testbed.serving.package import Package
 from testbed.serving.patience import PATIENCE, Patience
@@ -57,6 +58,7 @@ class NodeConfig:
         storage_bytes: The storage's capacity; None means unlimited.
         heartbeat_s: Period of its heartbeats.
         patience: How long it waits for its peers.
+        codec: How it encodes what its stage gives; what it receives says itself how it is encoded.
         calibration: Where the emulation holds results back instead of limiting the CPU: a
             :class:`testbed.serving.computing.Calibration` as JSON. None on any real host.
     """
@@ -69,6 +71,7 @@ class NodeConfig:
     storage_bytes: int | None
     heartbeat_s: float
     patience: Patience = PATIENCE
+    codec: str = NONE
     calibration: Mapping[str, Any] | None = None
 
     @classmethod

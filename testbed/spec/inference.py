@@ -199,7 +199,13 @@ class PlacementSpec(Section):
             "kept), or analytic: counted operations and bytes on a nominal core, for plans where nothing may be run."
         ),
     ] = "measured"
-    codec: Annotated[Literal["none"], Field(description="How tensors are encoded between stages.")] = "none"
+    codec: Annotated[
+        Literal["none", "lz4", "zstd", "zlib", "fp16", "int8", "int8+zstd"],
+        Field(
+            description="How tensors are encoded on the wire: lz4, zstd or zlib (lossless), fp16, or int8 (one range "
+            "for a tensor). Through fp16 and int8 an answer may differ from the whole model's by a documented bound."
+        ),
+    ] = "none"
     deploy: Annotated[
         Literal["network", "prestaged"],
         Field(description="network: weights cross the emulated links; prestaged: they are on the disks beforehand."),

@@ -113,13 +113,14 @@ class System:
         heartbeat_s: float = 0.1,
         storage_bytes: int | None = None,
         calibration: Mapping[str, Any] | None = None,
+        codec: str = "none",
     ) -> None:
         hosts = [worker.name for worker in self.problem.workers]
         for index, host in enumerate([DISPATCHER, *hosts]):
             address = f"127.0.7.{index + 1}"
             self.addresses[host] = (address, free_port(address))
         for host in hosts:
-            self.start_node(host, heartbeat_s, storage_bytes, calibration)
+            self.start_node(host, heartbeat_s, storage_bytes, calibration, codec)
         self.watch.wait(lambda e: isinstance(e, ServerListening), len(hosts), 20, "the nodes' start")
 
     def start_node(
@@ -128,6 +129,7 @@ class System:
         heartbeat_s: float = 0.1,
         storage_bytes: int | None = None,
         calibration: Mapping[str, Any] | None = None,
+        codec: str = "none",
     ) -> None:
         config = {
             "host": host,
@@ -138,6 +140,7 @@ class System:
             "storage_bytes": storage_bytes,
             "heartbeat_s": heartbeat_s,
             "calibration": calibration,
+            "codec": codec,
         }
         self.spawn(host, "testbed.serving.node:main", config)
 
