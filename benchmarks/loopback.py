@@ -115,6 +115,7 @@ def serve_alone(model: str, folder: Path, seconds: float, in_flight: int = 1) ->
                 "misses": 50,
                 "window": in_flight,
                 "queue": in_flight,
+                "journal": str(folder / "requests"),
             },
         )
         watch.wait(

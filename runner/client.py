@@ -2,13 +2,17 @@
 
 It is a process of its own on an emulated host, so that the ledger of what was asked survives whatever happens to the
 dispatcher. It knows the right answers: the whole model's outputs, computed before the run.
+
+When the connection breaks it connects again and sends every request again that has no outcome, with what is left of its
+deadline. A second answer to a request is legal then, if it was sent on an earlier connection (the dispatcher may have
+died between the answer and the record of it), and dropped here: the first one is the request's outcome. A second answer
+on the connection of the question is none the dispatcher may give; it is told like the first.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -20,10 +24,9 @@ import torch
 from safetensors.torch import load_file
 
 from runner.judgement import Judgement, judge
+from runner.lifeline import Lifeline
 from testbed.errors import ProtocolError
-from testbed.serving.auth import Greeting
 from testbed.serving.codecs import NONE
-from testbed.serving.connection import Writer, arrivals, connect
 from testbed.serving.events import (
     ClientFinished,
     ClientReady,
@@ -33,14 +36,13 @@ from testbed.serving.events import (
     RequestSubmitted,
     now_s,
 )
-from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.mailbox import Mailbox
 from testbed.serving.patience import PATIENCE, Patience
 from testbed.serving.process import reporter
 from testbed.serving.tensors import pack_tensors, unpack_tensors
-from testbed.serving.wire import Buffer, Frame, FrameKind, Limits
+from testbed.serving.wire import Buffer, Frame, FrameKind
 
 CLIENT_NAME = "client"
-CLIENT_LIMITS = Limits(meta_bytes=1 << 20, payload_bytes=1 << 30)
 GO = struct.Struct("!d")
 """What the runner writes to start the workload: time zero on the shared clock."""
 
@@ -61,7 +63,7 @@ class ClientConfig:
         deadline_s: After how long the dispatcher is to reject a request instead; None means never.
         seed: Seed of the arrivals.
         codec: How inputs are encoded, beforehand; answers are judged by what it allows.
-        patience: How long to wait for the dispatcher.
+        patience: How long to wait for the dispatcher, and between attempts to reach it again.
     """
 
     dispatcher: tuple[str, int]
@@ -121,17 +123,23 @@ def _numbered(tensors: dict[str, torch.Tensor], prefix: str) -> list[torch.Tenso
 
 
 class Client:
-    """One connection to the dispatcher, one workload."""
+    """One workload; see the module."""
 
     def __init__(self, config: ClientConfig, report: Reporter) -> None:
         self._config = config
         self._report = report
         self._samples = Samples(config.samples, config.distinct, config.codec)
         self._submitted_s: dict[int, float] = {}
+        self._sent_on: dict[int, int] = {}
+        """The number of the connection that a request was sent on last."""
         self._open: set[int] = set()
+        self._acknowledged: list[int] = []
+        """Requests whose answer is here, which the dispatcher has not been told."""
         self._changed = threading.Condition()
         self._serving: Mailbox[None] = Mailbox(1)
-        self._broken = ""
+        self._line = Lifeline(
+            config.dispatcher, config.token, CLIENT_NAME, config.patience, self._take, self._resubmit, self._note
+        )
 
     def run(self, start: int) -> None:
         """Connect, wait for the service, then for ``start`` (a pipe that tells time zero), submit, drain.
@@ -139,79 +147,81 @@ class Client:
         Raises:
             OSError: If the dispatcher can't be reached.
         """
-        connection, _ = connect(
-            self._config.dispatcher, self._config.token, Greeting("client", CLIENT_NAME), self._config.patience
-        )
-        writer = Writer(connection, depth=64, name="dispatcher")
-        threading.Thread(target=self._read, args=(connection,), name="answers", daemon=True).start()
+        self._line.open()
         self._serving.get()
         self._report(ClientReady(t_s=now_s(), requests_prepared=self._samples.count))
         (zero_s,) = GO.unpack(os.read(start, GO.size))
-        try:
-            if self._config.in_flight is not None:
-                self._closed_loop(writer, zero_s, self._config.in_flight)
-            elif self._config.rate_rps is not None:
-                self._open_loop(writer, zero_s, self._config.rate_rps)
-        except Closed:
-            self._note(f"the dispatcher has gone: {self._broken}")
+        if self._config.in_flight is not None:
+            self._closed_loop(zero_s, self._config.in_flight)
+        elif self._config.rate_rps is not None:
+            self._open_loop(zero_s, self._config.rate_rps)
         self._drain()
+        self._line.close()
         self._report(ClientFinished(t_s=now_s(), submitted=len(self._submitted_s), unanswered=len(self._open)))
 
     def _note(self, text: str) -> None:
         self._report(Note(t_s=now_s(), source=CLIENT_NAME, text=text))
 
-    def _closed_loop(self, writer: Writer, zero_s: float, in_flight: int) -> None:
+    # What is asked ---------------------------------------------------------------------------------------------------
+
+    def _closed_loop(self, zero_s: float, in_flight: int) -> None:
         end_s = zero_s + self._config.duration_s
         request_id = 0
         due_s = zero_s
-        while due_s < end_s and not self._broken:
-            self._submit(writer, request_id, due_s)
+        while due_s < end_s:
+            self._submit(request_id, due_s)
             request_id += 1
             with self._changed:
-                if not self._changed.wait_for(
-                    lambda: len(self._open) < in_flight or self._broken, max(0.0, end_s - now_s())
-                ):
+                if not self._changed.wait_for(lambda: len(self._open) < in_flight, max(0.0, end_s - now_s())):
                     return
             due_s = now_s()
 
-    def _open_loop(self, writer: Writer, zero_s: float, rate_rps: float) -> None:
+    def _open_loop(self, zero_s: float, rate_rps: float) -> None:
         config = self._config
         times = arrival_times(rate_rps, config.arrivals, config.duration_s, config.seed)
         for request_id, at_s in enumerate(times):
-            if self._broken:
-                return
-            self._submit(writer, request_id, zero_s + at_s)
+            self._submit(request_id, zero_s + at_s)
 
-    def _submit(self, writer: Writer, request_id: int, due_s: float) -> None:
+    def _submit(self, request_id: int, due_s: float) -> None:
         _sleep_until(due_s)
-        tensors, payload = self._samples.inputs[request_id % self._samples.count]
-        meta: dict[str, Any] = {"tensors": tensors}
-        if self._config.deadline_s is not None:
-            meta["deadline_s"] = self._config.deadline_s
         submitted_s = now_s()
         with self._changed:
             self._submitted_s[request_id] = submitted_s
             self._open.add(request_id)
         self._report(RequestSubmitted(t_s=submitted_s, id=request_id, due_s=due_s))
-        writer.put(Frame(FrameKind.SUBMIT, request_id=request_id, meta=meta, payload=payload))
+        self._send(request_id)
+
+    def _resubmit(self) -> None:
+        """Send everything again that has no outcome, in the order in which it was asked."""
+        with self._changed:
+            unanswered = sorted(self._open)
+        if unanswered:
+            self._note(f"submits {len(unanswered)} requests again")
+        for request_id in unanswered:
+            self._send(request_id)
+
+    def _send(self, request_id: int) -> None:
+        """Send a request unless that has happened on this connection, or its outcome is here."""
+        generation = self._line.generation
+        with self._changed:
+            if request_id not in self._open or self._sent_on.get(request_id, 0) >= generation:
+                return
+            self._sent_on[request_id] = generation
+            acknowledged, self._acknowledged = self._acknowledged, []
+        tensors, payload = self._samples.inputs[request_id % self._samples.count]
+        meta: dict[str, Any] = {"tensors": tensors}
+        if acknowledged:
+            meta["acknowledged"] = acknowledged
+        if self._config.deadline_s is not None:
+            waited_s = now_s() - self._submitted_s[request_id]
+            meta["deadline_s"] = max(0.0, self._config.deadline_s - waited_s)
+        self._line.send(Frame(FrameKind.SUBMIT, request_id=request_id, meta=meta, payload=payload), generation)
 
     def _drain(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._broken, self._config.drain_s)
+            self._changed.wait_for(lambda: not self._open, self._config.drain_s)
 
-    def _read(self, connection: socket.socket) -> None:
-        try:
-            for arrival in arrivals(connection, CLIENT_LIMITS):
-                self._take(arrival.frame, arrival.received_s)
-            self._break("it closed the connection")
-        except (OSError, ProtocolError) as error:
-            self._break(str(error))
-
-    def _break(self, reason: str) -> None:
-        with self._changed:
-            self._broken = reason
-            self._changed.notify_all()
-        self._serving.close()
+    # What comes back -------------------------------------------------------------------------------------------------
 
     def _take(self, frame: Frame, received_s: float) -> None:
         match frame.kind:
@@ -228,8 +238,15 @@ class Client:
 
     def _complete(self, frame: Frame, received_s: float, found: Judgement) -> None:
         request_id = frame.request_id
-        if request_id not in self._submitted_s:
-            raise ProtocolError(f"an answer to request {request_id}, which was never submitted")
+        generation = self._line.generation
+        with self._changed:
+            if request_id not in self._submitted_s:
+                raise ProtocolError(f"an answer to request {request_id}, which was never submitted")
+            again = request_id not in self._open and self._sent_on[request_id] < generation
+            self._acknowledged.append(request_id)
+        if again:
+            self._note(f"dropped a second answer to request {request_id}, which was asked on an earlier connection")
+            return
         self._report(
             RequestCompleted(
                 t_s=received_s,

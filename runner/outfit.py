@@ -24,6 +24,8 @@ PORT = 7000
 WEIGHTS = "weights"
 """Folder of the chunks that a host keeps, in its storage."""
 
+JOURNAL = "journal"
+"""Folder of the dispatcher's journal, in its storage."""
 
 SETTLE_S = 1.0
 """Least time between two changes of plan that no loss forces, in declared time."""
@@ -102,6 +104,7 @@ class Outfit:
             "misses": experiment.recovery.misses,
             "policy": self._policy(),
             "window": workload.in_flight,
+            "journal": str(self.storage / experiment.dispatcher / JOURNAL),
             "patience": self._patience,
             "queue": workload.queue if isinstance(workload, OpenWorkload) else workload.in_flight,
         }

@@ -30,17 +30,24 @@ from testbed.serving.messages import (
     Answered,
     ClientGone,
     ClientJoined,
+    EpochsReserved,
     FromClient,
     FromNode,
     Gone,
     Joined,
+    Journalled,
+    JournalNews,
+    JournalOpened,
+    JournalUnready,
     Message,
     PipelineOpened,
     Planned,
     Supplied,
+    Unjournalled,
 )
 from testbed.serving.process import DispatcherConfig, reporter
 from testbed.serving.requests import Requests
+from testbed.serving.scribe import Scribe
 from testbed.serving.wire import FrameKind, Limits
 
 CLIENT_DEPTH = 1024
@@ -55,10 +62,13 @@ class Dispatcher:
         self._report = report
         self._mail: Mailbox[Message] = Mailbox()
         self._state = ""
-        self._requests = Requests(config.window, config.queue, self._note)
+        self._scribe = Scribe(config.journal, self._mail.put, self._note)
+        self._requests = Requests(config.window, config.queue, self._scribe, self._note)
         self._inlets = Inlets()
         self._nodes = Membership(config, report, self._mail.put)
-        self._epochs = Epochs(config, report, self._mail.put, self._nodes, self._requests, self._inlets, self._enter)
+        self._epochs = Epochs(
+            config, report, self._mail.put, self._nodes, self._requests, self._inlets, self._scribe, self._enter
+        )
 
     def run(self) -> None:
         """Listen, gather the nodes, deploy, serve."""
@@ -103,8 +113,25 @@ class Dispatcher:
                 self._epochs.opened(message)
             case ClientJoined(name, writer):
                 self._requests.join(name, writer)
-            case ClientGone(name):
-                self._requests.leave(name)
+            case ClientGone(name, writer):
+                self._requests.leave(name, writer)
+            case _:
+                self._journal_news(message)
+
+    def _journal_news(self, news: JournalNews) -> None:
+        match news:
+            case Journalled(request_ids):
+                self._requests.journalled(request_ids)
+            case Unjournalled(request_id, reason):
+                self._requests.unjournalled(request_id, reason)
+            case JournalOpened(recovered, epoch_limit):
+                self._enter("deploying")
+                self._requests.restore(recovered.requests)
+                self._epochs.begin(recovered.standing, epoch_limit)
+            case JournalUnready(reason):
+                self._enter("unavailable", reason)
+            case EpochsReserved(limit):
+                self._epochs.reserved(limit)
 
     def _lose(self, gone: Gone) -> None:
         if self._nodes.lose(gone):
@@ -137,7 +164,7 @@ class Dispatcher:
                     raise ProtocolError(f"{arrival.frame.kind.name} on a client's connection")
                 self._mail.put(FromClient(greeting.name, arrival.frame))
         finally:
-            self._mail.put(ClientGone(greeting.name))
+            self._mail.put(ClientGone(greeting.name, writer))
 
 
 def main(config: dict[str, Any], fds: list[int]) -> None:

@@ -19,12 +19,14 @@ from testbed.serving.connection import Arrival
 from testbed.serving.deployment import Deployment, adopted
 from testbed.serving.events import ChangeWeighed, EpochActive, Reporter, StageDeployed, now_s
 from testbed.serving.inlets import Inlets
+from testbed.serving.journal import Standing
 from testbed.serving.members import holdings_of, open_pipeline
 from testbed.serving.membership import Membership
 from testbed.serving.messages import Gone, PipelineOpened, Planned, Post, Supplied
 from testbed.serving.planner import Planner
 from testbed.serving.process import DispatcherConfig
 from testbed.serving.requests import Requests
+from testbed.serving.scribe import Scribe
 from testbed.serving.supplies import Supplies
 from testbed.serving.wire import Frame, FrameKind
 
@@ -45,8 +47,9 @@ class Suspicion:
 class Epochs:
     """The current epoch, its deployment, and what may come next.
 
-    ``_phase`` is *gathering* the nodes before the first epoch, *planning*, *waiting* for lost hosts, *deploying*,
-    *serving*, *moving* weights ahead of a change while the epoch serves, or *stuck*, without a plan.
+    ``_phase`` is *opening* the journal, *gathering* the nodes before the first epoch, *planning*, *waiting* for lost
+    hosts, *deploying*, *serving*, *moving* weights ahead of a change while the epoch serves, *stuck*, without a plan,
+    or *unnumbered*, without an epoch number that the journal keeps from being used twice.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Epochs:
         nodes: Membership,
         requests: Requests,
         inlets: Inlets,
+        scribe: Scribe,
         enter: Enter,
     ) -> None:
         self._config = config
@@ -66,11 +70,14 @@ class Epochs:
         self._nodes = nodes
         self._requests = requests
         self._inlets = inlets
+        self._scribe = scribe
         self._enter = enter
         self._planner = Planner(config, nodes, post)
         self._supplies = Supplies(config, nodes, post, report)
-        self._phase = "gathering"
+        self._phase = "opening"
         self._epoch = 0
+        self._epoch_limit = 0
+        self._resumed = False
         self._deployment: Deployment | None = None
         self._decision: tuple[Assignment, ...] = config.first_plan
         self._replays = 0
@@ -81,11 +88,31 @@ class Epochs:
         self._retry_s: float | None = None
         self._suspicion: Suspicion | None = None
 
+    # The journal -----------------------------------------------------------------------------------------------------
+
+    def begin(self, standing: Standing, epoch_limit: int) -> None:
+        """The journal is open: go on where an earlier dispatcher has left off, with its plan, in a new epoch."""
+        self._epoch = standing.epoch_limit
+        self._epoch_limit = epoch_limit
+        if standing.decision is not None and self._config.nodes.keys() >= {at.host for at in standing.decision}:
+            self._decision = standing.decision
+            self._resumed = True
+        self._phase = "gathering"
+        self._start()
+
+    def reserved(self, epoch_limit: int) -> None:
+        """Epochs up to this one may be used."""
+        self._epoch_limit = epoch_limit
+        if self._phase == "unnumbered" and self._epoch <= epoch_limit:
+            self._plan("the journal takes epoch numbers again")
+
     # Members come and go ---------------------------------------------------------------------------------------------
 
     def joined(self, host: str) -> None:
         """A node has been found."""
         match self._phase:
+            case "opening":
+                pass
             case "gathering":
                 self._start()
             case "waiting" if self._nodes.usable() >= {at.host for at in self._decision}:
@@ -125,19 +152,26 @@ class Epochs:
             self._nodes.send(host, Frame(FrameKind.RELEASED, self._epoch))
 
     def _start(self) -> None:
-        """Begin the first epoch once every node has answered or was given up."""
-        if self._nodes.expected:
+        """Begin the first epoch once every node has answered or was given up.
+
+        Who takes up an earlier dispatcher's plan need not wait for nodes that are not of it.
+        """
+        complete = self._nodes.has(assignment.host for assignment in self._decision)
+        if self._nodes.expected and not (self._resumed and complete):
             return
-        if self._nodes.has(assignment.host for assignment in self._decision):
+        if complete:
             self._new_epoch()
-            self._deploy(self._planner.priced(self._decision), "start")
+            reason = "the dispatcher was started again" if self._resumed else "start"
+            self._deploy(self._planner.priced(self._decision), reason)
         else:
             self._fence("hosts were missing at the start")
 
     # Plan ------------------------------------------------------------------------------------------------------------
 
     def _new_epoch(self) -> None:
-        self._epoch += 1
+        # A node may know of later epochs than a journal that was damaged or lost with its disk.
+        self._epoch = max(self._epoch, self._nodes.newest_epoch) + 1
+        self._scribe.reserve(self._epoch)
         self._deployment = None
         self._next = None
         self._look_s = self._retry_s = self._suspicion = None
@@ -284,11 +318,16 @@ class Epochs:
 
     def _deploy(self, plan: Plan, reason: str) -> None:
         config = self._config
+        if self._epoch > self._epoch_limit:
+            self._phase = "unnumbered"
+            self._enter("unavailable", f"the journal doesn't take the number of epoch {self._epoch}")
+            return
         self._phase = "deploying"
         self._report(adopted(self._epoch, plan, reason))
         deployment = Deployment(self._epoch, plan, config.package)
         self._deployment = deployment
         self._decision = deployment.assignments
+        self._scribe.adopt(self._decision)
         self._retry_s = now_s() + self._planner.deploy_limit_s(self._decision)
         addresses = {**config.nodes, config.host: config.address}
         for index, stage in enumerate(plan.stages):

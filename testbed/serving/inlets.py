@@ -23,6 +23,12 @@ class Inlets:
         self._epoch = 0
         self._open: dict[socket.socket, int] = {}
 
+    @property
+    def epoch(self) -> int:
+        """The latest epoch heard of."""
+        with self._lock:
+            return self._epoch
+
     @contextlib.contextmanager
     def admit(self, connection: socket.socket, epoch: int) -> Iterator[None]:
         """Hold a connection as open while the block runs.

@@ -8,7 +8,7 @@ of an old epoch and doubled ones fall through, and every request is answered at 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from testbed.serving.wire import Buffer
@@ -26,6 +26,7 @@ class Request:
         deadline_s: When it is to be rejected instead; None means never.
         attempts: How often it was sent into the pipeline.
         epoch: The epoch it is in flight in; None while it waits.
+        journalled: Whether it is in the journal; until then it may be computed but not answered.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Request:
     deadline_s: float | None = None
     attempts: int = 0
     epoch: int | None = None
+    journalled: bool = False
 
 
 class Ledger:
@@ -73,9 +75,36 @@ class Ledger:
         self._waiting[request.id] = request
         return True
 
-    def send(self, epoch: int) -> Iterator[Request]:
-        """Move waiting requests into the window, oldest first, and yield each."""
+    def restore(self, requests: Iterable[Request]) -> int:
+        """Take in what an earlier dispatcher had accepted, before what waits and whatever the bounds; returns how many.
+
+        Requests that are here already, because their client was faster, are not taken twice.
+        """
+        restored = {request.id: request for request in requests if request.id not in self}
+        self._waiting = OrderedDict([*restored.items(), *self._waiting.items()])
+        return len(restored)
+
+    def journalled(self, request_id: int) -> None:
+        """A request is in the journal."""
+        request = self._waiting.get(request_id) or self._in_flight.get(request_id)
+        if request is not None:
+            request.journalled = True
+
+    def remove(self, request_id: int) -> Request | None:
+        """Take out a request that can't be kept; None if it isn't here."""
+        return self._waiting.pop(request_id, None) or self._in_flight.pop(request_id, None)
+
+    def send(self, epoch: int, *, unjournalled: bool = True) -> Iterator[Request]:
+        """Move waiting requests into the window, oldest first, and yield each.
+
+        Args:
+            epoch: In which they are in flight then.
+            unjournalled: Whether to send requests that are on their way into the journal; otherwise they are waited
+                for.
+        """
         while self._waiting and len(self._in_flight) < self._window:
+            if not unjournalled and not next(iter(self._waiting.values())).journalled:
+                return
             _, request = self._waiting.popitem(last=False)
             request.epoch = epoch
             request.attempts += 1
@@ -115,11 +144,3 @@ class Ledger:
             self._waiting.pop(request.id, None)
             self._in_flight.pop(request.id, None)
         return expired
-
-    def forget_client(self, client: str) -> int:
-        """Take out the requests of a client that has gone; returns how many."""
-        gone = [r.id for r in (*self._waiting.values(), *self._in_flight.values()) if r.client == client]
-        for request_id in gone:
-            self._waiting.pop(request_id, None)
-            self._in_flight.pop(request_id, None)
-        return len(gone)

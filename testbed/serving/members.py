@@ -30,6 +30,7 @@ class Member:
         address: Its address and port.
         writer: Sends frames on the control connection.
         holdings: Ids of the chunks of weights that it has in its storage, as it told.
+        newest_epoch: The latest epoch that it had heard of when it was greeted.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Member:
     writer: Writer
     connection: socket.socket
     holdings: set[str] = field(default_factory=set)
+    newest_epoch: int = 0
 
     def send(self, item: Frame | Iterable[Frame]) -> bool:
         """Queue frames; False if the connection has gone or doesn't drain."""
@@ -119,6 +121,7 @@ class Liaison:
                     holdings = holdings_of(arrival.frame)
                     if not joined:
                         member.holdings = holdings
+                        member.newest_epoch = arrival.frame.epoch
                         joined = True
                         self._post(Joined(member))
                         continue

@@ -47,6 +47,11 @@ class Membership:
         """Whether all of these are connected."""
         return self.members.keys() >= set(hosts)
 
+    @property
+    def newest_epoch(self) -> int:
+        """The latest epoch that a node told of when it was greeted."""
+        return max((member.newest_epoch for member in self.members.values()), default=0)
+
     def usable(self) -> frozenset[str]:
         """Hosts that a new plan may use."""
         now = now_s()

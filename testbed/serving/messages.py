@@ -12,6 +12,7 @@ from testbed.serving.wire import Frame
 
 if TYPE_CHECKING:
     from testbed.serving.couriers import Courier
+    from testbed.serving.journal import Recovered
     from testbed.serving.members import Member
 
 
@@ -62,9 +63,10 @@ class ClientJoined:
 
 @dataclass(frozen=True, slots=True)
 class ClientGone:
-    """A client has closed its connection."""
+    """A client's connection has ended; the client may have another one by now."""
 
     name: str
+    writer: Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,55 @@ class Supplied:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class JournalOpened:
+    """The journal is open, with what an earlier dispatcher left in it; epochs up to ``epoch_limit`` may be used."""
+
+    recovered: Recovered
+    epoch_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalUnready:
+    """The journal can't be opened; that is tried again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochsReserved:
+    """Epochs up to this one may be used."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Journalled:
+    """Requests are in the journal."""
+
+    request_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unjournalled:
+    """A request could not be journalled."""
+
+    request_id: int
+    reason: str
+
+
+JournalNews = JournalOpened | JournalUnready | EpochsReserved | Journalled | Unjournalled
 Message = (
-    Joined | Gone | FromNode | FromClient | ClientJoined | ClientGone | Answered | Planned | PipelineOpened | Supplied
+    Joined
+    | Gone
+    | FromNode
+    | FromClient
+    | ClientJoined
+    | ClientGone
+    | Answered
+    | Planned
+    | PipelineOpened
+    | Supplied
+    | JournalNews
 )
 Post = Callable[[Message], None]

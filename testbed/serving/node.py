@@ -205,7 +205,7 @@ class Node:
                 assembly = None
 
     def _tell_holdings(self, writer: Writer) -> None:
-        writer.put(Frame(FrameKind.HOLDINGS, meta={"chunks": sorted(self._store.holdings())}))
+        writer.put(Frame(FrameKind.HOLDINGS, self._inlets.epoch, meta={"chunks": sorted(self._store.holdings())}))
 
     def _prepare(self, frame: Frame, writer: Writer) -> Assembly | None:
         """Start to put a stage together; None if the node holds that very stage already."""

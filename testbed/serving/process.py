@@ -104,6 +104,7 @@ class DispatcherConfig:
         heartbeat_s, misses: Period of the heartbeats, and how many may be missed.
         window: Most requests in flight.
         queue: Most requests that wait besides.
+        journal: Folder of its journal, on its own storage.
         patience: How long it waits for its peers.
         policy: How it recovers.
     """
@@ -120,6 +121,7 @@ class DispatcherConfig:
     misses: int
     window: int
     queue: int
+    journal: Path
     patience: Patience = PATIENCE
     policy: Policy = POLICY
 
@@ -132,6 +134,7 @@ class DispatcherConfig:
                 "address": _endpoint(plain["address"]),
                 "nodes": {host: _endpoint(address) for host, address in plain["nodes"].items()},
                 "package": Package(Path(plain["package"])),
+                "journal": Path(plain["journal"]),
                 "patience": Patience(**plain.get("patience", {})),
                 "policy": Policy.from_json(plain.get("policy", {})),
                 "survey": problem_from_json(plain["survey"]),

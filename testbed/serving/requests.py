@@ -1,15 +1,21 @@
-"""The dispatcher's clients and their requests: taken in, sent into the pipeline, answered or rejected.
+"""The dispatcher's clients and their requests: taken in, journalled, sent into the pipeline, answered or rejected.
 
 A part of the dispatcher: everything here runs on its one controlling thread.
+
+A client that has lost its connection submits again what it has no outcome of. A request that is still here is not taken
+twice; of one that was answered the answer is kept until the client acknowledges it (with its next request), and is sent
+again. Past the bounds of that, and in a dispatcher that was started since, such a request is new and is computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from testbed.serving.connection import Writer
 from testbed.serving.events import now_s
 from testbed.serving.ledger import Ledger, Request
+from testbed.serving.outcomes import Outcomes
+from testbed.serving.scribe import Scribe
 from testbed.serving.wire import Frame, FrameKind
 
 
@@ -19,11 +25,19 @@ class Requests:
     Args:
         window: Most requests in flight.
         queue: Most requests that wait besides.
+        scribe: Keeps the journal.
         note: Told a line for people.
     """
 
-    def __init__(self, window: int, queue: int, note: Callable[[str], None]) -> None:
+    def __init__(self, window: int, queue: int, scribe: Scribe, note: Callable[[str], None]) -> None:
         self._ledger = Ledger(window, queue)
+        self._most_held = window + queue
+        self._held: dict[int, tuple[Request, Frame]] = {}
+        """Requests that are answered and not journalled yet, with their answers."""
+        self._outcomes = Outcomes()
+        self._scribe = scribe
+        self._journal_fails = False
+        self._restored = 0
         self._note = note
         self._clients: dict[str, Writer] = {}
         self._pipeline: Writer | None = None
@@ -37,10 +51,11 @@ class Requests:
         self._clients[client] = writer
         self._tell(writer)
 
-    def leave(self, client: str) -> None:
-        """A client has gone, and what it asked for with it."""
-        self._clients.pop(client).close()
-        self._ledger.forget_client(client)
+    def leave(self, client: str, writer: Writer) -> None:
+        """A client's connection has ended; what it asked for is kept, as it may come back."""
+        writer.close()
+        if self._clients.get(client) is writer:
+            del self._clients[client]
 
     def tell(self, state: str) -> None:
         """Tell every client the service's state."""
@@ -51,15 +66,44 @@ class Requests:
     def _tell(self, client: Writer) -> None:
         client.offer(Frame(FrameKind.STATE, self._epoch, meta={"state": self._state}))
 
+    # The journal -----------------------------------------------------------------------------------------------------
+
+    def restore(self, requests: Iterable[Request]) -> None:
+        """Take in what an earlier dispatcher had accepted and not answered."""
+        self._restored = self._ledger.restore(requests)
+        self._feed()
+
+    def journalled(self, request_ids: Iterable[int]) -> None:
+        """Requests are in the journal: they may be answered."""
+        self._journal_fails = False
+        for request_id in request_ids:
+            if held := self._held.pop(request_id, None):
+                self._deliver(*held)
+            else:
+                self._ledger.journalled(request_id)
+        self._feed()
+
+    def unjournalled(self, request_id: int, reason: str) -> None:
+        """A request can't be journalled, so it is not accepted; until one can be, none is computed before it is."""
+        self._journal_fails = True
+        held = self._held.pop(request_id, None)
+        request = held[0] if held else self._ledger.remove(request_id)
+        if request is not None:
+            self._reject(request, reason)
+
     # The pipeline ----------------------------------------------------------------------------------------------------
 
     def fence(self, epoch: int) -> int:
-        """End the pipeline; its answers don't count in the new ``epoch``. Returns how many requests were in flight."""
+        """End the pipeline; its answers don't count in the new ``epoch``. Returns how many requests are sent again.
+
+        Those are what was in flight, and what an earlier dispatcher had left.
+        """
         self._epoch = epoch
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
-        return self._ledger.fence()
+        restored, self._restored = self._restored, 0
+        return restored + self._ledger.fence()
 
     def flow(self, pipeline: Writer) -> None:
         """Send requests into a pipeline from now on."""
@@ -69,7 +113,7 @@ class Requests:
     def _feed(self) -> None:
         if self._pipeline is None:
             return
-        for request in self._ledger.send(self._epoch):
+        for request in self._ledger.send(self._epoch, unjournalled=not self._journal_fails):
             # A pipeline that has broken takes no more; its host will be reported as lost and the request sent again.
             self._pipeline.offer(
                 Frame(FrameKind.DATA, self._epoch, request.id, {"tensors": request.tensors}, (request.payload,))
@@ -79,6 +123,13 @@ class Requests:
 
     def submit(self, client: str, frame: Frame) -> None:
         """Take in a client's request, or reject it when too many wait."""
+        if isinstance(seen := frame.meta.get("acknowledged"), list):
+            self._outcomes.acknowledge(number for number in seen if isinstance(number, int))
+        if (answer := self._outcomes.get(frame.request_id)) is not None:
+            self._hand(client, answer)
+            return
+        if frame.request_id in self._ledger or frame.request_id in self._held:
+            return
         within_s = frame.meta.get("deadline_s")
         request = Request(
             id=frame.request_id,
@@ -87,8 +138,11 @@ class Requests:
             payload=frame.payload[0],
             deadline_s=now_s() + within_s if isinstance(within_s, float) else None,
         )
-        if self._ledger.accept(request):
+        if len(self._held) >= self._most_held:
+            self._reject(request, "the journal doesn't keep up")
+        elif self._ledger.accept(request):
             self._feed()
+            self._scribe.accept(request)
         else:
             self._reject(request, "the queue is full")
 
@@ -104,8 +158,17 @@ class Requests:
             "epoch": frame.epoch,
             "path": [hop["host"] for hop in frame.meta.get("hops", [])],
         }
-        self._reply(request, Frame(FrameKind.ANSWER, frame.epoch, request.id, meta, frame.payload))
+        answer = Frame(FrameKind.ANSWER, frame.epoch, request.id, meta, frame.payload)
+        if request.journalled:
+            self._deliver(request, answer)
+        else:
+            self._held[request.id] = (request, answer)
         self._feed()
+
+    def _deliver(self, request: Request, answer: Frame) -> None:
+        self._outcomes.keep(answer)
+        self._hand(request.client, answer)
+        self._scribe.finish(request.id)
 
     def next_deadline_s(self) -> float | None:
         """When :meth:`expire` will have something to do; None if never."""
@@ -114,13 +177,14 @@ class Requests:
     def expire(self) -> None:
         """Reject what is past its deadline."""
         for request in self._ledger.expire(now_s()):
+            self._scribe.finish(request.id)
             self._reject(request, "its deadline has passed")
 
     def _reject(self, request: Request, reason: str) -> None:
         meta = {"reason": reason, "attempts": request.attempts}
-        self._reply(request, Frame(FrameKind.REJECTED, self._epoch, request.id, meta))
+        self._hand(request.client, Frame(FrameKind.REJECTED, self._epoch, request.id, meta))
 
-    def _reply(self, request: Request, frame: Frame) -> None:
-        client = self._clients.get(request.client)
-        if client is not None and not client.offer(frame):
-            client.close()  # it doesn't read its answers
+    def _hand(self, client: str, frame: Frame) -> None:
+        writer = self._clients.get(client)
+        if writer is not None and not writer.offer(frame):
+            writer.close()  # it doesn't read its answers

@@ -101,12 +101,18 @@ class System:
     token: str = field(default_factory=new_token)
     servers: dict[str, ServerProcess] = field(default_factory=dict)
     addresses: dict[str, tuple[str, int]] = field(default_factory=dict)
+    dispatcher_config: dict[str, Any] = field(default_factory=dict)
 
     def spawn(self, name: str, entry: str, config: dict[str, Any], *fds: int) -> ServerProcess:
         descriptors = (self.observer.writing_end.fileno(), *fds)
         server = self.nursery.spawn(SpawnRequest(name, entry, config, self.folder / f"{name}.log", fds=descriptors))
         self.servers[name] = server
         return server
+
+    @property
+    def journal(self) -> Path:
+        """The dispatcher's."""
+        return self.folder / "storage" / DISPATCHER / "journal"
 
     def start_nodes(
         self,
@@ -152,6 +158,7 @@ class System:
         queue: int = 16,
         misses: int = 30,
         policy: Mapping[str, Any] | None = None,
+        wait: bool = True,
     ) -> None:
         write_package(self.graph, self.folder / "model")
         config = {
@@ -168,9 +175,16 @@ class System:
             "window": window,
             "queue": queue,
             "policy": dict(policy or {}),
+            "journal": str(self.journal),
         }
-        self.spawn(DISPATCHER, "testbed.serving.dispatcher:main", config)
-        self.wait_state("serving")
+        self.dispatcher_config = config
+        self.start_dispatcher_again()
+        if wait:
+            self.wait_state("serving")
+
+    def start_dispatcher_again(self) -> None:
+        """As it was started before."""
+        self.spawn(DISPATCHER, "testbed.serving.dispatcher:main", self.dispatcher_config)
 
     def start_client(self, **workload: Any) -> None:
         samples = self.folder / "samples.safetensors"

@@ -63,13 +63,26 @@ def test_deadlines_end_requests_that_wait_and_that_are_in_flight() -> None:
     assert [r.id for r in ledger.send(1)] == [2]
 
 
-def test_a_client_that_has_gone_is_forgotten() -> None:
-    ledger = Ledger(window=1, queue=2)
+def test_what_an_earlier_dispatcher_accepted_comes_first_and_once() -> None:
+    ledger = Ledger(window=2, queue=0)
+    ledger.accept(request(5))
+    assert ledger.restore([request(3), request(5), request(1)]) == 2
+    assert (ledger.waiting, ledger.accept(request(1)), ledger.accept(request(9))) == (3, True, False)
+    assert [r.id for r in ledger.send(4)] == [3, 1]
+
+
+def test_a_request_that_is_not_journalled_can_be_waited_for_and_taken_out() -> None:
+    ledger = Ledger(window=3, queue=3)
     for number in range(3):
         ledger.accept(request(number))
-    list(ledger.send(1))
-    assert ledger.forget_client("c") == 3
-    assert not list(ledger.send(1))
+    ledger.journalled(0)
+    ledger.journalled(2)
+    assert [r.id for r in ledger.send(1, unjournalled=False)] == [0]
+    assert ledger.remove(1) is not None
+    assert ledger.remove(1) is None
+    assert [r.id for r in ledger.send(1, unjournalled=False)] == [2]
+    assert ledger.remove(2) is not None
+    assert ledger.answer(2, epoch=1) is None
 
 
 NUMBERS = st.integers(0, 30)
