@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.namespace import network_identity
+from testbed.emulation.overlay import Modification
 from testbed.spec.hosts import HostSpec
 from testbed.spec.links import LinkSpec
 from testbed.spec.network import Network
@@ -27,12 +28,16 @@ def star(hosts: int, **settings: Any) -> Network:
 
 
 def cluster(
-    network: Network, root: Path, on_failure: Callable[[str], None] | None = None, name: str = "test-run"
+    network: Network,
+    root: Path,
+    on_failure: Callable[[str], None] | None = None,
+    name: str = "test-run",
+    foreseen: Iterable[Modification] = (),
 ) -> Cluster:
     """A cluster with its journal under `root`."""
     manifest = RunManifest.create(name, root)
     specs = {host: HostSpec(cpu=0.1) for host in network.hosts}
-    return Cluster(network, specs, name, manifest, seed=1, on_failure=on_failure)
+    return Cluster(network, specs, name, manifest, seed=1, on_failure=on_failure, foreseen=foreseen)
 
 
 def machine_state() -> dict[str, str]:

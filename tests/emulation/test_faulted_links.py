@@ -6,6 +6,7 @@ import itertools
 import select
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from testbed.emulation.cluster import Cluster
 from testbed.emulation.namespace import entered, run
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
-from tests.emulation.emulated import cluster, star
+from testbed.spec.network import Network
+from tests.emulation.emulated import cluster, link, star
 
 pytestmark = pytest.mark.root
 
@@ -112,3 +114,18 @@ def test_a_partition_cuts_exactly_its_pairs_and_heals(running: Cluster) -> None:
     assert reached(running, 6) == everybody
     for host in running.network.hosts:
         assert "DROP" not in run(running.host_pid(host), ["iptables-legacy-save", "-t", "mangle"])
+
+
+def test_what_faults_will_need_is_there_before_they_strike(tmp_path: Path) -> None:
+    network = Network(("a", "b"), (), (link("a", "b", rate="20Mbit/s"),))
+    with cluster(network, tmp_path, foreseen=[Modification(loss=0.5, most_bps=8_000)]) as made:
+        assert made.backend in ("netem", "delayline")
+        assert made.current_shape("a-b", "a") == Shape(rate_bps=20_000_000)
+        assert len(reached(made, 2)) == 2
+        (lossy,) = made.modify_links([("a-b", "a")], "loss", Modification(loss=0.999))
+        assert lossy.loss == pytest.approx(0.999)
+        assert ("b", "a") in reached(made, 1)
+        made.modify_links([("a-b", "a")], "loss", None)
+        assert len(reached(made, 2)) == 2
+    with cluster(network, tmp_path / "other", foreseen=[Modification(most_bps=8_000)]) as made:
+        assert made.backend == "none"
