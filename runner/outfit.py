@@ -120,6 +120,7 @@ class Outfit:
             "drift": recovery.drift,
             "horizon_s": recovery.horizon_s,
             "gain": recovery.gain,
+            "threshold": recovery.threshold if recovery.detector == "phi" else None,
             "settle_s": SETTLE_S * self._time_scale,
         }
 

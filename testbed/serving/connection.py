@@ -17,6 +17,7 @@ from testbed.serving.auth import Greeting, admit, greet
 from testbed.serving.events import now_s
 from testbed.serving.mailbox import Closed, Mailbox
 from testbed.serving.patience import PATIENCE, Patience
+from testbed.serving.tcp import is_cut_off
 from testbed.serving.wire import Frame, Limits, receive_body, receive_header, send_frame
 
 CONNECT_ATTEMPTS = 3
@@ -136,6 +137,11 @@ class Writer:
     def failure(self) -> OSError | None:
         """Why sending failed, if it did."""
         return self._failure
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the peer has acknowledged nothing of what was sent for so long that the path must be broken."""
+        return is_cut_off(self._connection)
 
     def put(self, item: Frame | Iterable[Frame]) -> None:
         """Queue a frame, or frames that are made as they are sent; blocks while the queue is full.

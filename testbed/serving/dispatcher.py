@@ -65,7 +65,7 @@ class Dispatcher:
         self._scribe = Scribe(config.journal, self._mail.put, self._note)
         self._requests = Requests(config.window, config.queue, self._scribe, self._note)
         self._inlets = Inlets()
-        self._nodes = Membership(config, report, self._mail.put)
+        self._nodes = Membership(config, report, self._mail.put, self._inlets)
         self._epochs = Epochs(
             config, report, self._mail.put, self._nodes, self._requests, self._inlets, self._scribe, self._enter
         )
@@ -149,7 +149,7 @@ class Dispatcher:
         self._report(Note(t_s=now_s(), source=self._config.host, text=text))
 
     def _serve_data(self, connection: socket.socket, greeting: Greeting) -> None:
-        with self._inlets.admit(connection, greeting.epoch):
+        with self._inlets.admit(connection, greeting.name, greeting.epoch):
             for arrival in arrivals(connection, DATA_LIMITS):
                 if arrival.frame.kind is not FrameKind.DATA:
                     raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")

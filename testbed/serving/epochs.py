@@ -27,6 +27,7 @@ from testbed.serving.planner import Planner
 from testbed.serving.process import DispatcherConfig
 from testbed.serving.requests import Requests
 from testbed.serving.scribe import Scribe
+from testbed.serving.slowness import Slowness
 from testbed.serving.supplies import Supplies
 from testbed.serving.wire import Frame, FrameKind
 
@@ -87,6 +88,8 @@ class Epochs:
         self._look_s: float | None = None
         self._retry_s: float | None = None
         self._suspicion: Suspicion | None = None
+        self._slowness = Slowness(report, config.misses * config.heartbeat_s)
+        self._was_shunning = False
 
     # The journal -----------------------------------------------------------------------------------------------------
 
@@ -256,7 +259,6 @@ class Epochs:
             self._phase = "serving"
             self._next = None
             self._supplies.stop()
-            self._look_s = now_s() + self._policy.settle_s
 
     def _switch(self) -> None:
         if self._next is None:
@@ -305,10 +307,22 @@ class Epochs:
             self._look()
 
     def _look(self) -> None:
-        """Weigh a change if there are news, or if what is measured has drifted from what was planned with."""
-        if self._phase not in ("serving", "moving"):
+        """Once in a while: does everything get through, is anybody slow, is a change worth its while?"""
+        if self._phase not in ("serving", "moving") or self._deployment is None:
             return
-        self._look_s = now_s() + self._policy.settle_s if self._policy.adaptive else None
+        self._look_s = now_s() + self._policy.settle_s
+        plan, first = self._deployment.plan, self._decision[0].host
+        if self._requests.cut_off:
+            self._planner.shun(self._config.host, first)
+            self._fence(f"{first} acknowledges nothing")
+            return
+        busy_s = self._nodes.busy_s()
+        for host in self._slowness.watch(plan, busy_s):
+            self._planner.toils(plan, host, busy_s[host])
+        forgiven_s = self._planner.shunning_until_s()
+        if self._was_shunning and forgiven_s is None:
+            self._news = self._news or "what had failed may work again"
+        self._was_shunning = forgiven_s is not None
         if self._news:
             self._weigh(self._news)
         elif self._policy.adaptive and self._phase == "serving" and (drift := self._planner.drift(self._decision)):
@@ -425,10 +439,7 @@ class Epochs:
                 self._supplies.provide(self._decision, self._planner.problem())
             if self._nodes.usable() - {at.host for at in self._decision} and self._epoch > 1:
                 self._news = self._news or "hosts are free"
-            self._look_s = now_s() + self._policy.settle_s if self._news or self._policy.adaptive else None
-            if (forgiven_s := self._planner.shunning_until_s()) is not None:
-                self._news = self._news or "what had failed may work again"
-                self._look_s = max(forgiven_s, now_s() + self._policy.settle_s)
+            self._look_s = now_s() + self._policy.settle_s
 
     def learn(self, arrival: Arrival) -> None:
         """What an answer of this epoch tells of paths and hosts."""

@@ -175,6 +175,25 @@ class HostLeaving(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostSlow(Event):
+    """A host's heartbeats go on, but it has been at one request for much longer than its stage was expected to take."""
+
+    kind: ClassVar[str] = "host_slow"
+    host: str
+    stage: int
+    busy_s: float
+    expected_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSteady(Event):
+    """A host that was slow no longer is, or has no stage any more."""
+
+    kind: ClassVar[str] = "host_steady"
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeWeighed(Event):
     """The dispatcher has weighed a change of plan that no loss forced; ``changes`` tells whether it is made.
 
@@ -269,6 +288,8 @@ EVENT_TYPES: dict[str, type[Event]] = {
         HostLost,
         HostFound,
         HostLeaving,
+        HostSlow,
+        HostSteady,
         ChangeWeighed,
         WeightsSupplied,
         ServerListening,

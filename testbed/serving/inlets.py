@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from testbed.errors import ProtocolError
 from testbed.serving.connection import shut_down
+from testbed.serving.tcp import silent_s
 
 
 class Inlets:
@@ -21,7 +22,7 @@ class Inlets:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._epoch = 0
-        self._open: dict[socket.socket, int] = {}
+        self._open: dict[socket.socket, tuple[str, int]] = {}
 
     @property
     def epoch(self) -> int:
@@ -30,8 +31,8 @@ class Inlets:
             return self._epoch
 
     @contextlib.contextmanager
-    def admit(self, connection: socket.socket, epoch: int) -> Iterator[None]:
-        """Hold a connection as open while the block runs.
+    def admit(self, connection: socket.socket, peer: str, epoch: int) -> Iterator[None]:
+        """Hold a peer's connection as open while the block runs.
 
         Raises:
             ProtocolError: If its epoch has been fenced off.
@@ -39,7 +40,7 @@ class Inlets:
         with self._lock:
             if epoch < self._epoch:
                 raise ProtocolError(f"a connection of epoch {epoch}, which was fenced off by epoch {self._epoch}")
-            self._open[connection] = epoch
+            self._open[connection] = peer, epoch
         try:
             yield
         finally:
@@ -50,6 +51,19 @@ class Inlets:
         """End the connections of earlier epochs, and admit no further ones."""
         with self._lock:
             self._epoch = max(epoch, self._epoch)
-            for connection, its_epoch in self._open.items():
+            for connection, (_, its_epoch) in self._open.items():
                 if its_epoch < self._epoch:
                     shut_down(connection)
+
+    def heard(self, within_s: float) -> tuple[str, ...]:
+        """Peers of which bytes have come in within this time, whether or not somebody has read them."""
+        with self._lock:
+            return tuple(
+                sorted(
+                    {
+                        peer
+                        for connection, (peer, _) in self._open.items()
+                        if (silence_s := silent_s(connection)) is not None and silence_s <= within_s
+                    }
+                )
+            )

@@ -29,6 +29,7 @@ class Member:
         host: Its name.
         address: Its address and port.
         writer: Sends frames on the control connection.
+        start: Tells this start of its server from others, as its heartbeats do (in hexadecimal digits).
         holdings: Ids of the chunks of weights that it has in its storage, as it told.
         newest_epoch: The latest epoch that it had heard of when it was greeted.
     """
@@ -37,6 +38,7 @@ class Member:
     address: tuple[str, int]
     writer: Writer
     connection: socket.socket
+    start: str | None
     holdings: set[str] = field(default_factory=set)
     newest_epoch: int = 0
 
@@ -97,22 +99,23 @@ class Liaison:
         failures = 0
         while not self._end.is_set():
             try:
-                connection, _ = connect(self._address, self._token, self._greeting, self._patience, attempts=1)
+                connection, about = connect(self._address, self._token, self._greeting, self._patience, attempts=1)
             except (OSError, ProtocolError) as error:
                 failures += 1
                 if failures == CONNECT_ATTEMPTS:
                     self._post(Gone(self._host, "connection", f"can't be reached at {self._address[0]}: {error}"))
             else:
-                if self._serve(connection):
+                start = about.get("start")
+                if self._serve(connection, start if isinstance(start, str) else None):
                     failures = 0
                     wait_s = self._patience.retry_s
             self._end.wait(wait_s)
             wait_s = min(2 * wait_s, self._patience.retry_most_s)
 
-    def _serve(self, connection: socket.socket) -> bool:
+    def _serve(self, connection: socket.socket, start: str | None) -> bool:
         """Read until the connection ends; tells whether the node had joined."""
         writer = Writer(connection, depth=CONTROL_DEPTH, name=f"control {self._host}")
-        member = Member(self._host, self._address, writer, connection)
+        member = Member(self._host, self._address, writer, connection, start)
         joined = False
         detail = "closed its connection"
         try:

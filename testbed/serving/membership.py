@@ -10,6 +10,7 @@ from typing import Any
 
 from testbed.serving.detector import Detector
 from testbed.serving.events import HostFound, HostLeaving, HostLost, Reporter, now_s
+from testbed.serving.inlets import Inlets
 from testbed.serving.members import Liaison, Member
 from testbed.serving.messages import Gone, Post
 from testbed.serving.process import DispatcherConfig
@@ -24,7 +25,7 @@ class Membership:
         leaving: Those that have asked to go; they still serve.
     """
 
-    def __init__(self, config: DispatcherConfig, report: Reporter, post: Post) -> None:
+    def __init__(self, config: DispatcherConfig, report: Reporter, post: Post, inlets: Inlets) -> None:
         self._config = config
         self._report = report
         self._post = post
@@ -32,10 +33,20 @@ class Membership:
         self.expected = set(config.nodes)
         self.leaving: set[str] = set()
         self._shunned: dict[str, float] = {}
-        self._detector = Detector(config.token, config.address, config.heartbeat_s, config.misses, self._on_silence)
+        self._detector = Detector(
+            config.token,
+            config.address,
+            config.heartbeat_s,
+            config.misses,
+            self._on_silence,
+            threshold=config.policy.threshold,
+            heard=inlets.heard,
+        )
 
     def _on_silence(self, host: str, silent_s: float) -> None:
-        self._post(Gone(host, "heartbeat", f"silent for {silent_s * 1000:.0f} ms"))
+        anew = silent_s < self._config.heartbeat_s
+        detail = "its server was started anew" if anew else f"silent for {silent_s * 1000:.0f} ms"
+        self._post(Gone(host, "heartbeat", detail))
 
     def seek(self) -> None:
         """Connect to every node, and again whenever one is lost."""
@@ -63,7 +74,7 @@ class Membership:
         self.expected.discard(member.host)
         self.leaving.discard(member.host)
         self.members[member.host] = member
-        self._detector.watch(member.host)
+        self._detector.watch(member.host, member.start)
         self._report(HostFound(t_s=now_s(), host=member.host))
 
     def lose(self, gone: Gone) -> bool:
@@ -92,7 +103,8 @@ class Membership:
 
     def shunned_until_s(self) -> tuple[float, ...]:
         """When each host that is shunned is forgiven."""
-        return tuple(self._shunned.values())
+        now = now_s()
+        return tuple(until_s for until_s in self._shunned.values() if until_s > now)
 
     def wants_to_leave(self, host: str) -> bool:
         """A node has asked to go; False if it had asked before."""
@@ -101,6 +113,10 @@ class Membership:
         self.leaving.add(host)
         self._report(HostLeaving(t_s=now_s(), host=host))
         return True
+
+    def busy_s(self) -> dict[str, float]:
+        """For how long each node has been computing on one request, as it tells itself."""
+        return self._detector.busy_s()
 
     def send(self, host: str, item: Any) -> None:
         """Queue frames on a node's control connection; one that doesn't drain is lost."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ from testbed.serving.assembly import Assembly
 from testbed.serving.auth import Greeting
 from testbed.serving.computing import Stage, StageRun, computing_of
 from testbed.serving.connection import Arrival, Listener, Writer, arrivals, connect
-from testbed.serving.detector import Heart
+from testbed.serving.detector import Heart, Pulse
 from testbed.serving.events import Note, OutputMismatch, Reporter, ServerListening, StageExecuted, StorageTrouble, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.larder import stock
@@ -51,7 +52,9 @@ class Slot:
     epoch: int
     index: int
     stage: Stage
+    next_host: str
     writer: Writer | None = None
+    cut_off: bool = False
 
 
 @dataclass(slots=True)
@@ -74,6 +77,8 @@ class Node:
         self._slot: Slot | None = None
         self._control: Writer | None = None
         self._inlets = Inlets()
+        self._start = secrets.token_bytes(8)
+        self._busy_since_s: float | None = None
         self._leaving = False
         self._released = threading.Event()
         self._lock = threading.Lock()
@@ -87,12 +92,13 @@ class Node:
         listener = Listener(
             self._config.address,
             self._config.token,
-            {"host": self._config.host},
+            {"host": self._config.host, "start": self._start.hex()},
             {"control": self._serve_control, "data": self._serve_data, "storage": self._serve_storage},
             self._note,
             patience=self._config.patience,
         )
-        Heart(self._config.token, self._config.host, self._config.dispatcher, self._config.heartbeat_s)
+        config = self._config
+        Heart(config.token, config.host, config.dispatcher, config.heartbeat_s, self._feel, self._start)
         self._report(ServerListening(t_s=now_s(), host=self._config.host, port=listener.port))
         with torch.inference_mode():
             while True:
@@ -104,10 +110,21 @@ class Node:
     def _tell_of_storage(self, detail: str) -> None:
         self._report(StorageTrouble(t_s=now_s(), host=self._config.host, detail=detail))
 
+    def _feel(self) -> Pulse:
+        """What to tell with the next heartbeat; notices, too, when nothing gets through to the next hop."""
+        slot = self._slot
+        writer = None if slot is None else slot.writer
+        if slot is not None and writer is not None and not slot.cut_off and writer.cut_off:
+            slot.cut_off = True
+            self._fail(slot.epoch, f"{slot.next_host} acknowledges nothing", slot.next_host)
+        busy_since_s = self._busy_since_s
+        busy_s = 0.0 if busy_since_s is None else now_s() - busy_since_s
+        return Pulse(busy_s, self._inlets.heard(self._config.heartbeat_s))
+
     # Data ------------------------------------------------------------------------------------------------------------
 
     def _serve_data(self, connection: socket.socket, greeting: Greeting) -> None:
-        with self._inlets.admit(connection, greeting.epoch):
+        with self._inlets.admit(connection, greeting.name, greeting.epoch):
             for arrival in arrivals(connection, NODE_LIMITS):
                 if arrival.frame.kind is not FrameKind.DATA:
                     raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")
@@ -119,11 +136,14 @@ class Node:
         if slot is None or writer is None or frame.epoch != slot.epoch:
             self._note(f"dropped request {frame.request_id} of epoch {frame.epoch}")
             return
+        self._busy_since_s = now_s()
         try:
             ran = self._computing.run(slot.stage, frame, arrival.received_s)
         except ProtocolError as error:
             self._fail(slot.epoch, f"request {frame.request_id} failed in stage {slot.index}: {error}")
             return
+        finally:
+            self._busy_since_s = None
         finished_s = now_s()
         self._compare(slot, frame, ran)
         hop = {
@@ -239,7 +259,7 @@ class Node:
             self._fail(assembly.epoch, f"can't reach {assembly.next_host}: {error}", suspect=assembly.next_host)
             return
         stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest, self._config.codec)
-        slot = Slot(assembly.epoch, assembly.stage, stage)
+        slot = Slot(assembly.epoch, assembly.stage, stage, assembly.next_host)
         slot.writer = Writer(
             connection,
             depth=OUTBOX_DEPTH,

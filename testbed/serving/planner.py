@@ -78,7 +78,9 @@ class Planner:
 
     def shunning_until_s(self) -> float | None:
         """When the next path or host is forgiven; None if none has to be."""
-        return min([*self._broken.values(), *self._nodes.shunned_until_s()], default=None)
+        now = now_s()
+        paths = (until_s for until_s in self._broken.values() if until_s > now)
+        return min([*paths, *self._nodes.shunned_until_s()], default=None)
 
     def learn(self, plan: Plan, arrival: Arrival) -> None:
         """What an answer tells of the paths and hosts of its plan."""
@@ -90,6 +92,12 @@ class Planner:
             source = hop["host"]
         if arrival.transfer_s is not None:
             self.estimates.observe_transfer(source, self._config.host, frame.payload_bytes * 8, arrival.transfer_s)
+
+    def toils(self, plan: Plan, host: str, busy_s: float) -> None:
+        """A host has been at its stage for that long, and isn't done."""
+        for stage in plan.stages:
+            if stage.host == host:
+                self.estimates.observe_compute(host, stage.first, stage.last, busy_s)
 
     # Drift -----------------------------------------------------------------------------------------------------------
 

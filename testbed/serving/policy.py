@@ -23,6 +23,7 @@ class Policy:
         drift: The relative change of the plan's bottleneck, as measured, from which on that is considered.
         horizon_s: The time within which a change that isn't forced must pay.
         gain: By how much, relative, it must be ahead of no change.
+        threshold: Of φ, at which a host is lost; None where a fixed number of missed heartbeats decides.
         settle_s: Least time between two changes that aren't forced, and between looks at what was measured.
     """
 
@@ -34,6 +35,7 @@ class Policy:
     drift: float = 0.3
     horizon_s: float = 60.0
     gain: float = 0.1
+    threshold: float | None = None
     settle_s: float = 1.0
 
     @classmethod

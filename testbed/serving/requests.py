@@ -110,6 +110,11 @@ class Requests:
         self._pipeline = pipeline
         self._feed()
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether nothing gets through to the first stage any more."""
+        return self._pipeline is not None and self._pipeline.cut_off
+
     def _feed(self) -> None:
         if self._pipeline is None:
             return

@@ -33,9 +33,20 @@ class RecoverySpec(Section):
     heartbeat_s: Annotated[
         HeartbeatInterval, Field(alias="heartbeat", description="Time between two heartbeats, 1ms to 60s.")
     ] = 0.1
+    detector: Annotated[
+        Literal["misses", "phi"],
+        Field(
+            description="misses: a host is taken for dead after a fixed number of missed heartbeats; phi: when its "
+            "silence has become too unlikely, by how regularly its heartbeats came (phi-accrual, Hayashibara et al.)."
+        ),
+    ] = "misses"
     misses: Annotated[
-        int, Field(ge=1, le=1_000, description="A host is taken for dead after so many missed heartbeats.")
+        int, Field(ge=1, le=1_000, description="misses: so many missed heartbeats and a host is taken for dead.")
     ] = 3
+    threshold: Annotated[
+        float,
+        Field(ge=1, le=15, description="phi: silence that occurs once in 10^threshold intervals is too unlikely."),
+    ] = 8.0
     wait_s: Annotated[Duration, Field(alias="wait", description="restart: how long to wait for lost hosts.")] = 30.0
     otherwise: Annotated[
         Literal["replan", "unavailable"],
@@ -75,6 +86,9 @@ class RecoverySpec(Section):
             if name in self.model_fields_set and self.policy != policy:
                 key = type(self).model_fields[name].alias or name
                 raise ValueError(f"has {key}, which only the policy {policy} knows, not {self.policy}")
+        for name, detector in (("misses", "misses"), ("threshold", "phi")):
+            if name in self.model_fields_set and self.detector != detector:
+                raise ValueError(f"has {name}, which only the detector {detector} knows, not {self.detector}")
         if "drift" in self.model_fields_set and not self.adaptive:
             raise ValueError("has drift, which says when to adapt, but adaptive is not true")
         return self
