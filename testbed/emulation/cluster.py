@@ -8,18 +8,19 @@ unshaped.
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from testbed.emulation import namespace
+from testbed.emulation.backends import check_mnexec, choose_netem
 from testbed.emulation.connections import forget_connections
 from testbed.emulation.cuts import Cuts
 from testbed.emulation.delay_service import DelayService, DelayStatistics
+from testbed.emulation.directions import LinkCounters
 from testbed.emulation.fabric import Fabric
 from testbed.emulation.impairment import Bursts
-from testbed.emulation.links import NEEDS_NETEM, LinkControl, LinkCounters
+from testbed.emulation.links import NEEDS_NETEM, LinkControl
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.openvswitch import OpenVSwitch
 from testbed.emulation.overlay import Modification, overlaid
@@ -31,8 +32,6 @@ from testbed.spec.network import Network
 
 if TYPE_CHECKING:
     from testbed.emulation.mininet_nodes import EmulatedNetwork
-
-_MNEXEC_DEADLINE_S = 10.0
 
 Backend = Literal["netem", "delayline", "none"]
 
@@ -123,8 +122,8 @@ class Cluster:
         declared = [Shape.of(link.way(source)) for link in self.network.links for source in link.between]
         shapes = [*declared, *self._foreseen]
         self._is_impaired = any(shape.is_impaired for shape in shapes)
-        _check_mnexec()
-        self._netem = self._choose_netem()
+        check_mnexec()
+        self._netem = choose_netem(self._wanted_backend, needed=self._is_impaired)
         if not self._netem and any(shape.duplicate for shape in shapes):
             raise MachineError("a link doubles packets, which the delay line can't do", remedy=NEEDS_NETEM)
         if self._is_impaired and not self._netem:
@@ -403,40 +402,3 @@ class Cluster:
         self._failure = reason
         if self._on_failure is not None:
             self._on_failure(reason)
-
-    def _choose_netem(self) -> bool:
-        if self._wanted_backend == "delayline":
-            return False
-        tried = _in_new_namespace("tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
-        if tried.returncode == 0:
-            return True
-        if self._wanted_backend == "netem" and self._is_impaired:
-            raise MachineError(
-                f"this kernel has no netem: {tried.stderr.strip()}",
-                remedy="load it with: modprobe sch_netem; or let the delay line do it (--delay-backend delayline)",
-            )
-        return False
-
-
-def _in_new_namespace(*argv: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a network namespace that ends with it."""
-    try:
-        return subprocess.run(
-            ["mnexec", "-n", *argv], capture_output=True, text=True, timeout=_MNEXEC_DEADLINE_S, check=False
-        )
-    except FileNotFoundError as error:
-        raise MachineError(
-            "the command mnexec is missing", remedy="install Debian's package mininet, which has it"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise MachineError(f"mnexec hung for {_MNEXEC_DEADLINE_S:.0f} s") from error
-
-
-def _check_mnexec() -> None:
-    """Mininet waits for ever for a shell that mnexec couldn't start; so try it first."""
-    tried = _in_new_namespace("true")
-    if tried.returncode != 0:
-        raise MachineError(
-            f"mnexec can't make a network namespace: {tried.stderr.strip() or tried.stdout.strip()}",
-            remedy="run as root: sudo …",
-        )

@@ -6,17 +6,16 @@ without netem, delayed at its receiving one (:mod:`testbed.emulation.delayline`)
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from testbed.emulation import namespace, queues, shaping
 from testbed.emulation.delay_service import DelayService, QueueSettings
-from testbed.emulation.fabric import Endpoint, Fabric
+from testbed.emulation.directions import Direction, LinkCounters
+from testbed.emulation.fabric import Fabric
 from testbed.emulation.interception import BRIDGE_INTERCEPTION, Interception, Interceptor
 from testbed.emulation.netlink import RouteSocket
 from testbed.emulation.overlay import Modification, overlaid
@@ -25,60 +24,11 @@ from testbed.emulation.shaping import Argv, Egress, Shape
 from testbed.errors import MachineError
 from testbed.spec.links import LinkSpec
 
-
-@dataclass(frozen=True, slots=True)
-class LinkCounters:
-    """Totals of one direction since the start, and what waits now.
-
-    Attributes:
-        link: Name of the link.
-        source, target: Its sending and receiving node.
-        t_s: When they were read (CLOCK_MONOTONIC).
-        sent_bytes, sent_packets: What has left the queue; Ethernet headers count.
-        drops: Packets that found the queue full; with netem also those it lost on purpose.
-        backlog_bytes: What waits in the queue.
-    """
-
-    link: str
-    source: str
-    target: str
-    t_s: float
-    sent_bytes: int
-    sent_packets: int
-    drops: int
-    backlog_bytes: int
-
-
 NEEDS_NETEM = "netem can: load it with modprobe sch_netem, and don't force --delay-backend delayline"
-
-_NOTHING = QueueCounters(0, 0, 0, 0)
 
 
 def _both_delays_s(link: LinkSpec) -> float:
     return sum(link.way(source).delay_s for source in link.between)
-
-
-@dataclass
-class _Direction:
-    """One direction: from the endpoint `source` to the endpoint `target`."""
-
-    source: Endpoint
-    target: Endpoint
-    declared: Shape
-    # What is set, before the faults that modify it, and what the kernel does.
-    base: Shape
-    current: Shape
-    round_trip_s: float
-    queue: int
-    interception: Interception
-    intercepted: bool = False
-    # What is to be added to the kernel's counts: they begin afresh when a queue is made, and end with it.
-    carried: QueueCounters = _NOTHING
-    faults: dict[Hashable, Modification] = dataclasses.field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        return f"link {self.source.link}, {self.source.node} → {self.target.node}"
 
 
 class LinkControl:
@@ -118,7 +68,7 @@ class LinkControl:
             for direction in self._both_ways(2 * number, link, fabric.network.links)
         ]
 
-    def _both_ways(self, number: int, link: LinkSpec, links: tuple[LinkSpec, ...]) -> Iterable[_Direction]:
+    def _both_ways(self, number: int, link: LinkSpec, links: tuple[LinkSpec, ...]) -> Iterable[Direction]:
         # A path has other links too: the longest of them stands for all, exactly so in a star.
         others_s = max((_both_delays_s(other) for other in links if other is not link), default=0.0)
         first, second = (self._fabric.endpoint(link.name, node) for node in link.between)
@@ -126,7 +76,7 @@ class LinkControl:
             interception = Interception(target.interface, self._fabric.is_switch(target.node), number + offset)
             declared = Shape.of(link.way(source.node))
             round_trip_s = _both_delays_s(link) + others_s
-            yield _Direction(source, target, declared, declared, Shape(), round_trip_s, number + offset, interception)
+            yield Direction(source, target, declared, declared, Shape(), round_trip_s, number + offset, interception)
 
     def start(self) -> None:
         """Shape all links as declared.
@@ -171,7 +121,7 @@ class LinkControl:
             directions = self._of(link)
             self._set({id(direction): direction.declared for direction in directions}, directions)
 
-    def _set(self, bases: Mapping[int, Shape], directions: list[_Direction]) -> None:
+    def _set(self, bases: Mapping[int, Shape], directions: list[Direction]) -> None:
         wanted = {id(one): overlaid(bases[id(one)], one.faults.values()) for one in directions}
         self._apply(wanted, directions)
         for direction in directions:
@@ -238,7 +188,7 @@ class LinkControl:
                 found += self._totals(node, directions)
         return found
 
-    def _totals(self, node: str, directions: list[_Direction]) -> list[LinkCounters]:
+    def _totals(self, node: str, directions: list[Direction]) -> list[LinkCounters]:
         return [
             LinkCounters(
                 direction.source.link,
@@ -253,7 +203,7 @@ class LinkControl:
             for t_s, direction, counted in self._counted(node, directions)
         ]
 
-    def _counted(self, node: str, directions: list[_Direction]) -> Iterator[tuple[float, _Direction, QueueCounters]]:
+    def _counted(self, node: str, directions: list[Direction]) -> Iterator[tuple[float, Direction, QueueCounters]]:
         """What the kernel has counted for directions that leave a node, and when it was asked."""
         roots = queues.root_counters(self._sockets[node])
         t_s = time.monotonic()
@@ -284,29 +234,29 @@ class LinkControl:
                 # The kernel forgot routes and neighbours when the interfaces went down.
                 namespace.run_batch(self._pids[host], "ip", self._fabric.commands(host))
 
-    def _of(self, link: str) -> list[_Direction]:
+    def _of(self, link: str) -> list[Direction]:
         found = [direction for direction in self._directions if direction.source.link == link]
         if not found:
             raise KeyError(link)
         return found
 
-    def _way(self, link: str, source: str) -> _Direction:
+    def _way(self, link: str, source: str) -> Direction:
         for direction in self._of(link):
             if direction.source.node == source:
                 return direction
         raise KeyError(source)
 
-    def _egress(self, direction: _Direction, shape: Shape) -> Egress:
+    def _egress(self, direction: Direction, shape: Shape) -> Egress:
         return Egress(shape, direction.round_trip_s, self._segments, with_netem=self._delay_service is None)
 
     @staticmethod
-    def _by_node(directions: Iterable[_Direction], node: Callable[[_Direction], str]) -> dict[str, list[_Direction]]:
-        grouped: dict[str, list[_Direction]] = defaultdict(list)
+    def _by_node(directions: Iterable[Direction], node: Callable[[Direction], str]) -> dict[str, list[Direction]]:
+        grouped: dict[str, list[Direction]] = defaultdict(list)
         for direction in directions:
             grouped[node(direction)].append(direction)
         return grouped
 
-    def _apply(self, wanted: Mapping[int, Shape], directions: list[_Direction]) -> None:
+    def _apply(self, wanted: Mapping[int, Shape], directions: list[Direction]) -> None:
         by_netem = self._delay_service is None
         for direction in directions:
             if wanted[id(direction)].duplicate and not by_netem:
@@ -321,9 +271,9 @@ class LinkControl:
         for direction in directions:
             direction.current = wanted[id(direction)]
 
-    def _shape(self, node: str, wanted: list[tuple[_Direction, Shape]]) -> None:
+    def _shape(self, node: str, wanted: list[tuple[Direction, Shape]]) -> None:
         commands: list[Argv] = []
-        replaced: list[_Direction] = []
+        replaced: list[Direction] = []
         for direction, shape in wanted:
             before, after = self._egress(direction, direction.current), self._egress(direction, shape)
             quick = shaping.change_of_rate(before, after)
@@ -348,7 +298,7 @@ class LinkControl:
                 0,
             )
 
-    def _change_rate(self, direction: _Direction, setting: queues.RateSetting, limit: queues.LeafLimit) -> None:
+    def _change_rate(self, direction: Direction, setting: queues.RateSetting, limit: queues.LeafLimit) -> None:
         node = direction.source.node
         index = self._indexes[node, direction.source.interface]
         try:
@@ -357,7 +307,7 @@ class LinkControl:
         except OSError as error:
             raise MachineError(f"{direction.label}: can't change its rate: {error.strerror or error}") from error
 
-    def _read_back(self, node: str, wanted: list[tuple[_Direction, Shape]]) -> None:
+    def _read_back(self, node: str, wanted: list[tuple[Direction, Shape]]) -> None:
         sock = self._sockets[node]
         indexes = {self._indexes[node, direction.source.interface] for direction, _ in wanted}
         states = queues.egress_states(sock, indexes)
@@ -369,7 +319,7 @@ class LinkControl:
                     f"{direction.label}: {'; '.join(wrong)}", remedy="the kernel's packet scheduler doesn't do it"
                 )
 
-    def _delay(self, node: str, wanted: list[tuple[_Direction, Shape]]) -> None:
+    def _delay(self, node: str, wanted: list[tuple[Direction, Shape]]) -> None:
         """Set delay and loss of what arrives at a node; rules come after the reader, and go before it lets go."""
         if self._delay_service is None:
             return
@@ -407,6 +357,6 @@ class LinkControl:
         for direction in remove:
             direction.intercepted = False
 
-    def _seed_of(self, direction: _Direction) -> int:
+    def _seed_of(self, direction: Direction) -> int:
         """Different for each direction, the same in each run of the same spec and seed."""
         return zlib.crc32(f"{self._seed}/{direction.source.link}/{direction.source.node}".encode())

@@ -19,7 +19,7 @@ import pytest
 from testbed.emulation import links as links_module
 from testbed.emulation import shaping
 from testbed.emulation.cluster import Cluster
-from testbed.emulation.links import LinkCounters
+from testbed.emulation.directions import LinkCounters
 from testbed.emulation.namespace import entered, network_identity, run
 from testbed.emulation.probe import LinkMeasurement, measure_links
 from testbed.emulation.processes import ProcessIdentity

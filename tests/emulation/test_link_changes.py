@@ -15,8 +15,8 @@ import pytest
 
 from testbed.emulation import shaping
 from testbed.emulation.cluster import Cluster
+from testbed.emulation.directions import LinkCounters
 from testbed.emulation.impairment import Bursts
-from testbed.emulation.links import LinkCounters
 from testbed.emulation.machine import capabilities
 from testbed.emulation.namespace import entered
 from testbed.emulation.probe import measure_links
