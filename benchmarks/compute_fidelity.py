@@ -163,8 +163,8 @@ def execute(declared: Experiment, prepare: Callable[[Experiment, Callable[[str],
     """Run it and insist that all answers were right."""
     with tempfile.TemporaryDirectory() as folder:
         result = run(declared, Options(Path(folder), prepare=prepare))
-    if result.summary.outcome != "passed":
-        raise SystemExit(f"{declared.name}: {'; '.join(result.summary.reasons)}")
+    if result.ruling.outcome != "passed":
+        raise SystemExit(f"{declared.name}: {'; '.join(result.ruling.reasons)}")
     if result.verdict.level != "valid":
         print(f"  {declared.name}: {result.verdict.level}: {'; '.join(result.verdict.reasons[:3])}", file=sys.stderr)
     return result

@@ -35,6 +35,7 @@ from runner.faults.base import Fault, InForce, Way
 from runner.faults.hosts import Kill
 from runner.faults.links import LinkChange
 from runner.history import FaultEffective
+from runner.quantiles import percentile
 from runner.timeline import Timeline
 from testbed.emulation import probe_process
 from testbed.emulation.cgroups import CgroupManager, CpuLimit
@@ -186,7 +187,7 @@ def round_trip(quick: bool) -> Iterator[Row]:
                 ("round trip, p99", awake, 2.0),
                 ("round trip, p99 with pauses", trips, math.inf),
             ):
-                p99_ms = quantile([rtt_s for _, rtt_s in some], 0.99) * 1e3
+                p99_ms = percentile([rtt_s for _, rtt_s in some], 99) * 1e3
                 yield Row(what, subject, expected_s * 1e3, p99_ms, p99_ms - expected_s * 1e3, bar, "ms")
         print(f"  {pauses}")
 
@@ -211,12 +212,6 @@ def measured_trips(cluster: Cluster, links: Sequence[LinkSpec], count: int) -> l
             for end in link.sockets:
                 end.close()
     return [list(zip(link.went_s, link.rtts_s, strict=True)) for link in opened]
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values doesn't exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def loss(_quick: bool) -> Iterator[Row]:
@@ -294,7 +289,7 @@ def faults(quick: bool) -> Iterator[Row]:
                 (f"{kind}, p99 late", awake, bar_ms),
                 (f"{kind}, p99 late with pauses", [late_s for _, late_s in of_kind], math.inf),
             ):
-                p99_ms = quantile(some, 0.99) * 1e3
+                p99_ms = percentile(some, 99) * 1e3
                 yield Row(what, where, 0.0, p99_ms, p99_ms, bar, "ms")
 
 

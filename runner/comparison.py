@@ -113,7 +113,7 @@ def _measurement(plan: Plan, workload: WorkloadSpec, result: Result) -> Measurem
         predicted_rps=promised,
         measured_rps=None if first is None else first.measured_rps,
         latency_s=None if summary.latency is None else summary.latency.p50_ms / 1e3,
-        outcome=summary.outcome,
+        outcome=result.ruling.outcome,
         verdict=result.verdict.level,
         results=str(result.folder),
     )

@@ -21,9 +21,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runner.checker.findings import Ruling
+from runner.epoch_table import EpochFigures
 from runner.history import History
 from runner.live_view import HostView, Line, LiveView
-from runner.summary import Summary
+from runner.summary import FaultFigures, Summary
 from runner.verdict import Verdict
 from runner.virtual_time import virtual
 from testbed.serving.events import Event, PlanAdopted
@@ -59,6 +61,8 @@ class _Result(Protocol):
     def folder(self) -> Path: ...
     @property
     def summary(self) -> Summary: ...
+    @property
+    def ruling(self) -> Ruling: ...
     @property
     def verdict(self) -> Verdict: ...
 
@@ -110,15 +114,16 @@ class Console:
 
     def conclude(self, result: _Result) -> None:
         """Print the figures, the verdict and the folder; with ``quiet`` in one line."""
-        summary, verdict = result.summary, result.verdict
+        summary, ruling, verdict = result.summary, result.ruling, result.verdict
         if not self._quiet:
             self._console.print(summary_table(summary))
-            for title, reasons in (("failed because", summary.reasons), (verdict.level, verdict.reasons)):
-                for reason in reasons:
-                    self._console.print(Text(f"  {title}: {reason}", TONES["bad"]))
+            for reason in ruling.reasons:
+                self._console.print(Text(f"  failed because: {reason}", TONES["bad"]))
+            for level, reason in verdict.graded:
+                self._console.print(Text(f"  {level}: {reason}", GRADES.get(level, TONES["bad"])))
         words = Text.assemble(
             ("outcome: ", ""),
-            (summary.outcome, GRADES.get(summary.outcome, TONES["bad"])),
+            (ruling.outcome, GRADES.get(ruling.outcome, TONES["bad"])),
             ("  verdict: ", ""),
             (verdict.level, GRADES.get(verdict.level, TONES["bad"])),
             (f"  results: {result.folder}", ""),
@@ -236,17 +241,33 @@ def summary_table(summary: Summary) -> Table:
         values = summary.latency
         text = f"median {values.p50_ms:.0f} ms, 95 % {values.p95_ms:.0f} ms, 99 % {values.p99_ms:.0f} ms"
         table.add_row("latency", text)
+    if summary.downtime:
+        spans = ", ".join(f"{since_s:.2f}–{until_s:.2f} s" for since_s, until_s in summary.downtime)
+        total_s = sum(until_s - since_s for since_s, until_s in summary.downtime)
+        table.add_row("downtime", f"{total_s:.2f} s: {spans}")
     for epoch in summary.epochs:
-        measured = "not measured" if epoch.measured_rps is None else f"{epoch.measured_rps:.2f} measured"
-        route = " → ".join(epoch.stages)
-        table.add_row(
-            f"plan {epoch.epoch}", Text(f"{route}: {epoch.predicted_rps:.2f} answers/s predicted, {measured}")
-        )
+        table.add_row(f"plan {epoch.epoch}", Text(_epoch_text(epoch)))
     for fault in summary.faults:
-        steps = [
-            None if fault.detection_ms is None else f"detected after {fault.detection_ms:.0f} ms",
-            None if fault.replanning_ms is None else f"re-planned after {fault.replanning_ms:.0f} ms",
-            "not recovered" if fault.recovery_s is None else f"recovered after {fault.recovery_s:.2f} s",
-        ]
-        table.add_row(Text(f"{fault.kind} {fault.target}"), ", ".join(step for step in steps if step))
+        table.add_row(Text(f"{fault.kind} {fault.target}"), _fault_text(fault))
     return table
+
+
+def _epoch_text(epoch: EpochFigures) -> str:
+    measured = "not measured" if epoch.measured_rps is None else f"{epoch.measured_rps:.2f} measured"
+    text = f"{' → '.join(epoch.stages)}: {epoch.predicted_rps:.2f} answers/s predicted, {measured}"
+    if epoch.measured_bottleneck is None:
+        return f"{text}; bottleneck {epoch.bottleneck} predicted"
+    busiest = epoch.measured_bottleneck
+    return f"{text}; bottleneck {epoch.bottleneck} predicted, {busiest.name} measured ({busiest.busy_pct:.0f} % busy)"
+
+
+def _fault_text(fault: FaultFigures) -> str:
+    rates = (fault.throughput_before_rps, fault.throughput_during_rps, fault.throughput_after_rps)
+    parts = [
+        None if fault.detection_ms is None else f"detected after {fault.detection_ms:.0f} ms",
+        None if fault.replanning_ms is None else f"re-planned after {fault.replanning_ms:.0f} ms",
+        None if fault.deploy_s is None else f"moved {fault.deploy_mbit or 0:.3g} Mbit in {fault.deploy_s:.2f} s",
+        "not recovered" if fault.recovery_s is None else f"recovered after {fault.recovery_s:.2f} s",
+        f"{' / '.join('–' if rate is None else f'{rate:.2f}' for rate in rates)} answers/s before / during / after",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -13,11 +13,13 @@ The life of a run:
  7. Time zero: the client begins, the timeline of faults runs, counters are sampled every second.
  8. The client ends. Heal what is still in force; measure every link again.
  9. Undo: servers, cluster, limits. This happens whatever went wrong before.
-10. Analyse: tables, figures, verdict. All are functions of the recorded history.
+10. Analyse: tables, figures, verdict. All are functions of the recorded history. The checker reads the tables, and
+    nothing else, and decides whether the run has passed.
 11. Write ``run.json``, the mark of completion. At the very end, and whatever went wrong, the journal is cleaned up:
     what it names and is still there is removed, and then the journal itself.
 
-Ctrl-C ends steps 1 to 6 without a result. In step 7 it ends the workload; all that follows happens as always.
+Ctrl-C ends steps 1 to 6 without a result; a system under test that fails in step 6 leaves one, and raises. In step 7
+Ctrl-C ends the workload; all that follows happens as always.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from pathlib import Path
 
 from runner import provenance, verdict
 from runner.admission import admit, demand, left_for_hosts
+from runner.checker.check import rule_on
+from runner.checker.findings import Ruling
 from runner.faults.compilation import faults_of, impairs
 from runner.history import Check, History, RunEnded, RunStarted
 from runner.interruption import Interruptions
@@ -44,7 +48,8 @@ from runner.link_traces import TracePlayer, compile_traces, restore_traced
 from runner.machine_load import sample as sample_machine
 from runner.observer import LatestPlan
 from runner.preparation import Prepared, prepare
-from runner.results import Owner, RunFolder, clear_errors, run_record
+from runner.results import Owner, RunFolder, clear_errors
+from runner.run_record import run_record
 from runner.summary import Summary, summarize
 from runner.timeline import Timeline
 from runner.verdict import Verdict
@@ -55,12 +60,15 @@ from testbed.emulation.machine import Capabilities, capabilities, require
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.probe import measure_links
 from testbed.errors import EXIT_FAILED, EXIT_INVALID, EXIT_PASSED, ExperimentError, TestbedError
+from testbed.serving.codecs import answer_error, is_lossless
 from testbed.serving.events import Event, Note, now_s
 from testbed.spec.experiment import Experiment
 from testbed.spec.faults import PartitionFault
 from testbed.spec.faults.timeline import timeline as timeline_of
 
 SAMPLE_PERIOD_S = 1.0
+SETTLING_S = 1.0
+"""At most, in declared seconds: a node that its quota holds back tells of its last work a period or two later."""
 LEAD_S = 0.2
 """Between the order to begin and time zero, so that client and timeline are both ready for it."""
 
@@ -73,13 +81,14 @@ class Result:
 
     folder: Path
     summary: Summary
+    ruling: Ruling
     verdict: Verdict
     events: tuple[Event, ...]
 
     @property
     def exit_code(self) -> int:
         """As documented: failed before invalid, invalid before passed."""
-        if self.summary.outcome != "passed":
+        if self.ruling.outcome != "passed":
             return EXIT_FAILED
         return EXIT_INVALID if self.verdict.level == "invalid" else EXIT_PASSED
 
@@ -107,7 +116,8 @@ def run(experiment: Experiment, options: Options) -> Result:
     """Run an experiment; see the module.
 
     Raises:
-        TestbedError: If it can't be run. An experiment that ran and failed is a result.
+        TestbedError: If it can't be run. An experiment that ran and failed is a result; one that failed before its
+            workload began leaves its results, and raises.
     """
     with Interruptions() as interruptions, machine_lock(experiment.name):
         with interruptions.allowed():
@@ -125,18 +135,24 @@ def run(experiment: Experiment, options: Options) -> Result:
             with History(folder.events_path) as history:
                 options.observe(prepared, history)
                 with _workplace(folder.path.name) as (manifest, work):
-                    backend = emulate(
-                        prepared,
-                        options,
-                        folder,
-                        history,
-                        owner,
-                        interruptions,
-                        manifest,
-                        work,
-                        left_for_hosts(needs, machine.cores),
-                        has_disks=machine["disks"].ok,
-                    )
+                    try:
+                        backend = emulate(
+                            prepared,
+                            options,
+                            folder,
+                            history,
+                            owner,
+                            interruptions,
+                            manifest,
+                            work,
+                            left_for_hosts(needs, machine.cores),
+                            has_disks=machine["disks"].ok,
+                        )
+                    except ExperimentError as error:
+                        # The system under test failed before it was asked anything: that is a result too.
+                        history.append(RunEnded(t_s=now_s(), how="failed", detail=error.message))
+                        analyse(prepared, folder, history.events, machine, options.delay_backend, work)
+                        raise
                     history.raise_if_failed()
                     return analyse(prepared, folder, history.events, machine, backend, work)
         finally:
@@ -249,6 +265,7 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
                     traces.start(zero_s)
                     lab.wait_finished()
                 how = "completed"
+                lab.watch.settle(SETTLING_S * k)
             except ExperimentError as error:
                 detail = str(error)
             except KeyboardInterrupt as error:
@@ -339,20 +356,28 @@ def analyse(
     judged = verdict.judge(event for event in events if isinstance(event, Check))
     summary = summarize(events)
     folder.write_tables(events, compute_mode=experiment.compute.mode, time_scale=k)
+    codec, spec = experiment.placement.codec, prepared.declared.resolved()
+    answer_error_pct = None if is_lossless(codec) else 100 * answer_error(codec)
+    ruling = rule_on(folder.path, {"spec": spec, "answer_error_pct": answer_error_pct})
     record = run_record(
-        folder,
+        folder.name,
+        folder.seed,
+        folder.started,
         summary,
+        ruling,
         judged,
-        spec=prepared.declared.resolved(),
+        spec=spec,
         spec_sha256=prepared.declared.sha256(),
         compute_mode=experiment.compute.mode,
         time_scale=k,
         shares={name: host.share for name, host in experiment.hosts.items()},
         provenance=provenance.provenance(),
         capabilities=machine.to_dict(),
+        answer_error_pct=answer_error_pct,
         delay_backend=backend,
         whole_model_s=prepared.whole_model_s,
     )
-    write_report(folder, events, summary, judged, prepared.network, dispatcher=experiment.dispatcher, facts=record)
+    network, dispatcher = prepared.network, experiment.dispatcher
+    write_report(folder, events, summary, ruling, judged, network, dispatcher=dispatcher, facts=record)
     folder.finish(record)
-    return Result(folder.path, summary, judged, events)
+    return Result(folder.path, summary, ruling, judged, events)

@@ -35,6 +35,10 @@ FAULT_COLUMNS = (
     "id",
     "kind",
     "target",
+    "detail",
+    "hosts",
+    "links",
+    "ends",
     "due_s",
     "started_s",
     "effective_s",
@@ -73,6 +77,7 @@ class Disturbance:
     target: str
     hosts: tuple[str, ...]
     links: tuple[str, ...]
+    ends: tuple[str, ...]
     detail: str
     due_s: float
     started_s: float | None
@@ -142,6 +147,10 @@ def fault_rows(events: Sequence[Event], rule: RecoveryRule = RecoveryRule()) -> 
             "id": found.fault,
             "kind": found.kind,
             "target": found.target,
+            "detail": found.detail or None,
+            "hosts": " ".join(found.hosts) or None,
+            "links": " ".join(found.links) or None,
+            "ends": " ".join(found.ends) or None,
             "due_s": since_start(found.due_s),
             "started_s": since_start(found.started_s),
             "effective_s": since_start(found.effective_s),
@@ -212,6 +221,7 @@ class _Analysis:
             target=fault.target,
             hosts=fault.hosts,
             links=fault.links,
+            ends=fault.ends,
             detail=fault.detail,
             due_s=fault.due_s,
             started_s=self.started.get(fault.fault),

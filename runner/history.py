@@ -142,6 +142,10 @@ class HostStateChanged(Event):
     detail: str = ""
 
 
+DOWN_STATES = frozenset({"killed", "off", "left", "dead", "absent", "stopped"})
+"""States of a host's server in which it runs nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaProbed(Event):
     """A host computed its stage so many times back to back, under the quota that it then had (real seconds)."""

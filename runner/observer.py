@@ -6,13 +6,13 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from runner.history import History, event_from_json
+from runner.history import DOWN_STATES, History, HostStateChanged, event_from_json
 from testbed.errors import ExperimentError
-from testbed.serving.events import Event, Note, PlanAdopted, now_s
+from testbed.serving.events import Event, Note, PlanAdopted, RequestCompleted, StageExecuted, now_s
 
 MAX_EVENT_BYTES = 1 << 20
 BUFFER_BYTES = 4 << 20
@@ -76,6 +76,24 @@ class LatestPlan:
         return self._plan
 
 
+def untold_stages(events: Iterable[Event]) -> set[tuple[int, int, int]]:
+    """(request, epoch, stage) of what ran for an answered request, and no node has told of yet.
+
+    Hosts that have ended won't tell any more.
+    """
+    events = tuple(events)
+    ended = {event.host for event in events if isinstance(event, HostStateChanged) and event.state in DOWN_STATES}
+    told = {(event.id, event.epoch, event.stage) for event in events if isinstance(event, StageExecuted)}
+    ran = {
+        (event.id, event.epoch, stage)
+        for event in events
+        if isinstance(event, RequestCompleted)
+        for stage, host in enumerate(event.path)
+        if host not in ended
+    }
+    return ran - told
+
+
 class Watch:
     """Waits until events have satisfied a condition, or something has made that impossible."""
 
@@ -95,6 +113,20 @@ class Watch:
         with self._changed:
             self._failure = self._failure or reason
             self._changed.notify_all()
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until the nodes have told of all that they did for answered requests; or for so long, for they may not.
+
+        A node tells of a stage after it has sent its output, so that an answer may be there before its story.
+        """
+        with self._changed:
+            untold = untold_stages(self._events)
+
+        def is_untold(event: Event) -> bool:
+            return isinstance(event, StageExecuted) and (event.id, event.epoch, event.stage) in untold
+
+        with contextlib.suppress(ExperimentError):
+            self.wait(is_untold, len(untold), timeout_s, "the end of the nodes' story")
 
     def wait(self, satisfied: Callable[[Event], bool], count: int, timeout_s: float, what: str) -> list[Event]:
         """Wait for ``count`` events that satisfy; those of the past count too.

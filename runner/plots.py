@@ -21,8 +21,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from runner import tables
 from runner.csvfile import Row
+from runner.epoch_table import EpochFigures
 from runner.fault_table import Disturbance, disturbances, right_answers
-from runner.summary import EpochFigures, summarize
+from runner.summary import summarize
 from testbed.serving.events import Event
 from testbed.units import format_duration
 
@@ -51,8 +52,8 @@ def to_png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def timeline_figure(events: Sequence[Event]) -> Figure:
-    """Throughput and latency over time, faults shaded and told of above, each plan as a bar."""
+def timeline_figure(events: Sequence[Event], outcome: str = "") -> Figure:
+    """Throughput and latency over time, faults shaded and told of above, each plan as a bar; headed by the outcome."""
     zero = tables.start_s(events)
     summary = summarize(events)
     faults = [fault for fault in disturbances(events) if fault.effective_s is not None]
@@ -92,7 +93,7 @@ def timeline_figure(events: Sequence[Event]) -> Figure:
             _shade(axes, fault, zero, last_s)
     rate.tick_params(labelbottom=False)
     latency.set_xlabel("seconds since the start of the workload", **STYLE)
-    _title(figure, events, summary.outcome, height_in)
+    _title(figure, events, outcome, height_in)
     _legend(figure, latency, faults)
     return figure
 
@@ -106,7 +107,9 @@ def _title(figure: Figure, events: Sequence[Event], outcome: str, height_in: flo
     if summary.latency is not None:
         parts.append(f"median latency {summary.latency.p50_ms:.0f} ms")
     y = 1 - 0.24 / height_in
-    figure.text(0.075, y, f"{name}: {outcome}", fontsize=12.5, fontweight="bold", color=INK, va="center")
+    figure.text(
+        0.075, y, f"{name}: {outcome}" if outcome else name, fontsize=12.5, fontweight="bold", color=INK, va="center"
+    )
     figure.text(0.985, y, "  ·  ".join(parts), fontsize=9, color=MUTED, va="center", ha="right")
 
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from runner import csvfile, fault_table, plots, tables, topology_plot
+from runner.checker.findings import Ruling
 from runner.csvfile import Cell, Row
 from runner.results import RunFolder
 from runner.summary import Summary
@@ -41,6 +42,7 @@ def write_report(
     folder: RunFolder,
     events: Sequence[Event],
     summary: Summary,
+    ruling: Ruling,
     verdict: Verdict,
     network: topology_plot.DrawnNetwork,
     *,
@@ -53,6 +55,7 @@ def write_report(
         folder: The run's folder.
         events: Its history, checks included.
         summary: Its figures.
+        ruling: Whether it passed.
         verdict: That on its emulation.
         network: What to draw.
         dispatcher: The dispatcher's host.
@@ -61,11 +64,11 @@ def write_report(
     Raises:
         MachineError: If a file can't be written.
     """
-    timeline = plots.to_png(plots.timeline_figure(events))
+    timeline = plots.to_png(plots.timeline_figure(events, ruling.outcome))
     topology = plots.to_png(topology_plot.topology_figure(events, network, dispatcher))
     folder.write("timeline.png", timeline)
     folder.write("topology.png", topology)
-    page = html_page(folder.path.name, events, summary, verdict, timeline, topology, facts or {})
+    page = html_page(folder.path.name, events, summary, ruling, verdict, timeline, topology, facts or {})
     folder.write("report.html", page.encode())
 
 
@@ -73,6 +76,7 @@ def html_page(
     title: str,
     events: Sequence[Event],
     summary: Summary,
+    ruling: Ruling,
     verdict: Verdict,
     timeline_png: bytes,
     topology_png: bytes,
@@ -83,8 +87,8 @@ def html_page(
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=sub>{escape(_origin(facts))}</p>",
-        f"<p>{_badge(summary.outcome)} experiment &nbsp; {_badge(verdict.level)} emulation</p>",
-        _reasons("Why it failed", summary.reasons),
+        f"<p>{_badge(ruling.outcome)} experiment &nbsp; {_badge(verdict.level)} emulation</p>",
+        _reasons("Why it failed", ruling.reasons),
         _reasons(f"Why the emulation is {verdict.level}", verdict.reasons),
         _cards(summary),
         "<h2>What happened</h2>",
@@ -119,7 +123,8 @@ EPOCH_COLUMNS = (
     "active_s",
     "predicted_rps",
     "measured_rps",
-    "bottleneck",
+    "predicted_bottleneck",
+    "measured_bottleneck",
     "planning_ms",
     "deploy_s",
     "deploy_mbit",
@@ -136,7 +141,8 @@ def _epoch_rows(summary: Summary) -> list[Row]:
             "active_s": epoch.active_s,
             "predicted_rps": epoch.predicted_rps,
             "measured_rps": epoch.measured_rps,
-            "bottleneck": epoch.bottleneck,
+            "predicted_bottleneck": epoch.bottleneck,
+            "measured_bottleneck": None if epoch.measured_bottleneck is None else epoch.measured_bottleneck.name,
             "planning_ms": epoch.planning_ms,
             "deploy_s": epoch.deploy_s,
             "deploy_mbit": epoch.deploy_mbit,

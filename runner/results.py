@@ -19,10 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner import csvfile, fault_table, tables
-from runner.csvfile import Cell, Row
-from runner.summary import Summary
-from runner.verdict import Verdict
+from runner import csvfile, epoch_table, fault_table, service_table, tables
+from runner.csvfile import Row
+from runner.run_record import RUN_COLUMNS, run_row
 from testbed.errors import MachineError, UsageError
 from testbed.serving.events import Event
 
@@ -32,44 +31,12 @@ RUNS_FILE = "runs.csv"
 LATEST = "latest"
 LOCK_DEADLINE_S = 10.0
 
-RUN_COLUMNS = (
-    "run",
-    "started_utc",
-    "name",
-    "seed",
-    "outcome",
-    "verdict",
-    "reasons",
-    "duration_s",
-    "submitted",
-    "ok",
-    "lost",
-    "wrong",
-    "doubled",
-    "rejected",
-    "throughput_rps",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "latency_p99_ms",
-    "faults",
-    "detection_ms_max",
-    "recovery_s_max",
-    "compute_mode",
-    "time_scale",
-    "spec_sha256",
-    "git_commit",
-    "git_dirty",
-    "project_version",
-    "torch_version",
-    "kernel",
-    "cpu_model",
-    "cores",
-)
-
 TABLES = {
     "requests.csv": (tables.REQUEST_COLUMNS, tables.request_rows),
     "stages.csv": (tables.STAGE_COLUMNS, tables.stage_rows),
     "plan.csv": (tables.PLAN_COLUMNS, tables.plan_rows),
+    "epochs.csv": (epoch_table.EPOCH_COLUMNS, epoch_table.epoch_rows),
+    "service.csv": (service_table.SERVICE_COLUMNS, service_table.service_rows),
     "faults.csv": (fault_table.FAULT_COLUMNS, fault_table.fault_rows),
     "hosts.csv": (tables.HOST_COLUMNS, tables.host_rows),
     "links.csv": (tables.LINK_COLUMNS, tables.link_rows),
@@ -174,16 +141,14 @@ class RunFolder:
         Raises:
             MachineError: If one can't be written.
         """
-        emulation: Row = {"compute_mode": compute_mode, "time_scale": time_scale}
-        for name, (columns, rows) in TABLES.items():
-            marked: list[Row] = [{**row, **emulation} for row in rows(events)]
-            self.write(name, csvfile.to_csv((*columns, *emulation), marked))
+        for name, data in table_files(events, compute_mode=compute_mode, time_scale=time_scale).items():
+            self.write(name, data)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write ``run.json``, add the run to ``runs.csv``, point ``latest`` here, and give all to their owner.
 
         Args:
-            record: What :func:`run_record` gives.
+            record: What :func:`~runner.run_record.run_record` gives.
 
         Raises:
             MachineError: If something can't be written.
@@ -212,75 +177,14 @@ class RunFolder:
                     _give(self.root / name, self.owner)
 
 
-def run_record(
-    folder: RunFolder,
-    summary: Summary,
-    verdict: Verdict,
-    *,
-    spec: Mapping[str, Any],
-    spec_sha256: str,
-    compute_mode: str,
-    provenance: Mapping[str, Any],
-    capabilities: Mapping[str, Any],
-    time_scale: float = 1.0,
-    **more: Any,
-) -> dict[str, Any]:
-    """The content of ``run.json``; ``more`` is added as it is."""
-    return {
-        "name": folder.name,
-        "seed": folder.seed,
-        "started_utc": f"{folder.started:%Y-%m-%dT%H:%M:%SZ}",
-        "outcome": summary.outcome,
-        "outcome_reasons": list(summary.reasons),
-        "verdict": verdict.level,
-        "verdict_reasons": list(verdict.reasons),
-        "compute_mode": compute_mode,
-        "time_scale": time_scale,
-        "summary": summary.to_dict(),
-        "spec_sha256": spec_sha256,
-        "spec": dict(spec),
-        **provenance,
-        "capabilities": dict(capabilities),
-        **more,
-    }
-
-
-def run_row(run: str, record: Mapping[str, Any]) -> Row:
-    """The row of ``runs.csv`` for a run's record."""
-    summary, versions = record["summary"], record.get("versions", {})
-    latency, faults = summary["latency"] or {}, summary["faults"]
-    git, machine = record.get("git") or {}, record.get("machine", {})
-
-    def worst(key: str) -> Cell:
-        return max((fault[key] for fault in faults if fault[key] is not None), default=None)
-
-    return {
-        "run": run,
-        "started_utc": record["started_utc"],
-        "name": record["name"],
-        "seed": record["seed"],
-        "outcome": record["outcome"],
-        "verdict": record["verdict"],
-        "reasons": "; ".join([*record["outcome_reasons"], *record["verdict_reasons"]]),
-        "duration_s": summary["duration_s"],
-        "submitted": summary["submitted"],
-        **{outcome: summary["requests"][outcome] for outcome in ("ok", "lost", "wrong", "doubled", "rejected")},
-        "throughput_rps": summary["throughput_rps"],
-        **{f"latency_p{p}_ms": latency.get(f"p{p}_ms") for p in (50, 95, 99)},
-        "faults": len(faults),
-        "detection_ms_max": worst("detection_ms"),
-        "recovery_s_max": worst("recovery_s"),
-        "compute_mode": record["compute_mode"],
-        "time_scale": record["time_scale"],
-        "spec_sha256": record["spec_sha256"],
-        "git_commit": git.get("commit"),
-        "git_dirty": git.get("dirty"),
-        "project_version": versions.get("edge-inference-testbed"),
-        "torch_version": versions.get("torch"),
-        "kernel": record.get("kernel", {}).get("release"),
-        "cpu_model": machine.get("cpu_model"),
-        "cores": machine.get("cores"),
-    }
+def table_files(events: Sequence[Event], *, compute_mode: str = "real", time_scale: float = 1.0) -> dict[str, bytes]:
+    """The content of all CSV files of a history, by their names; arguments as of :meth:`RunFolder.write_tables`."""
+    emulation: Row = {"compute_mode": compute_mode, "time_scale": time_scale}
+    files = {}
+    for name, (columns, rows) in TABLES.items():
+        marked: list[Row] = [{**row, **emulation} for row in rows(events)]
+        files[name] = csvfile.to_csv((*columns, *emulation), marked)
+    return files
 
 
 def write_atomic(path: Path, data: bytes) -> Path:

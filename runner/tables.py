@@ -28,6 +28,7 @@ REQUEST_COLUMNS = (
     "completed_s",
     "latency_ms",
     "outcome",
+    "answers",
     "attempts",
     "epoch",
     "path",
@@ -99,7 +100,7 @@ def request_rows(events: Sequence[Event]) -> list[Row]:
 
     ``ok``, ``wrong`` and ``rejected`` are the client's words. ``lost``: no outcome until the run's end. ``doubled``:
     more than one outcome (``wrong`` if any of them was wrong). ``unasked``: an outcome for an id that was never
-    submitted. Times are those of the first outcome.
+    submitted, so such a row has no time of submission. Times are those of the first outcome, ``answers`` counts all.
     """
     zero, end = start_s(events), end_s(events)
     submitted: dict[int, float] = {}
@@ -127,10 +128,11 @@ def request_rows(events: Sequence[Event]) -> list[Row]:
         rows.append(
             {
                 "id": id_,
-                "submitted_s": submitted_s - zero,
+                "submitted_s": submitted_s - zero if id_ in asked else None,
                 "completed_s": None if first is None else first.t_s - zero,
-                "latency_ms": None if first is None else (first.t_s - submitted_s) * 1e3,
+                "latency_ms": None if first is None or id_ not in asked else (first.t_s - submitted_s) * 1e3,
                 "outcome": outcome,
+                "answers": len(answers),
                 "attempts": None if first is None else first.attempts,
                 "epoch": None if first is None else first.epoch,
                 "path": None if first is None else " ".join(first.path),

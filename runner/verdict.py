@@ -31,6 +31,7 @@ from runner.history import (
     RunStarted,
     SchedulingSample,
 )
+from runner.quantiles import percentile
 from testbed.serving.events import Event, PlanAdopted, RequestSubmitted, StageExecuted
 
 LEVELS = ("valid", "suspect", "invalid")
@@ -92,20 +93,25 @@ DEFAULTS = Thresholds()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``level`` is the worst of all checks; ``reasons`` are those of the checks that are not ok, the worst first."""
+    """``level`` is the worst of all checks; ``graded`` has level and words of each that is not ok, the worst first."""
 
     level: str
-    reasons: tuple[str, ...]
+    graded: tuple[tuple[str, str], ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What is not ok, in words, the worst first."""
+        return tuple(reason for _, reason in self.graded)
 
 
 def judge(checks: Iterable[Check]) -> Verdict:
     """The verdict on a run. A run without a single check is invalid: nothing is known of it."""
     all_checks = list(checks)
     if not all_checks:
-        return Verdict("invalid", ("nothing was checked",))
+        return Verdict("invalid", (("invalid", "nothing was checked"),))
     bad = sorted((check for check in all_checks if not check.ok), key=lambda check: -LEVELS.index(check.level))
     level = bad[0].level if bad else "valid"
-    return Verdict(level, tuple(f"{check.subject}: {check.detail}" for check in bad))
+    return Verdict(level, tuple((check.level, f"{check.subject}: {check.detail}") for check in bad))
 
 
 def check_rate(
@@ -356,21 +362,6 @@ def checks_of_events(events: Sequence[Event], bars: Thresholds = DEFAULTS) -> li
     if traced_s:
         checks.append(check_trace(end, traced_s, bars))
     return checks
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which ``percent`` % lie, interpolated linearly (numpy's default).
-
-    Raises:
-        ValueError: If there are no values.
-    """
-    if not values:
-        raise ValueError("no values")
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def _idle_pct(before: MachineSample, after: MachineSample) -> float:

@@ -23,6 +23,7 @@ EXIT_BROKEN_PIPE = 128 + 13  # … and of one that SIGPIPE ended
 
 VERBS: Mapping[str, str] = {
     "run": "Run an experiment on an emulated cluster (needs root).",
+    "check": "Decide from a finished run's tables whether every request was answered right, once, and in time.",
     "validate": "Check an experiment file.",
     "plan": "Print how a model would be split over the hosts, and what to expect of it.",
     "compare-plans": "Print what every strategy plans, side by side; with --run also what its plan gives.",

@@ -17,7 +17,7 @@ from testbed.errors import ProtocolError
 from testbed.planning.plan import Assignment, Plan
 from testbed.serving.connection import Arrival
 from testbed.serving.deployment import Deployment, adopted
-from testbed.serving.events import ChangeWeighed, EpochActive, Reporter, StageDeployed, now_s
+from testbed.serving.events import ChangeWeighed, EpochActive, EpochFenced, Reporter, StageDeployed, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.journal import Standing
 from testbed.serving.members import holdings_of, open_pipeline
@@ -163,15 +163,17 @@ class Epochs:
         if self._nodes.expected and not (self._resumed and complete):
             return
         if complete:
-            self._new_epoch()
             reason = "the dispatcher was started again" if self._resumed else "start"
+            self._new_epoch(reason)
             self._deploy(self._planner.priced(self._decision), reason)
         else:
             self._fence("hosts were missing at the start")
 
     # Plan ------------------------------------------------------------------------------------------------------------
 
-    def _new_epoch(self) -> None:
+    def _new_epoch(self, reason: str) -> None:
+        if self._deployment is not None:
+            self._report(EpochFenced(t_s=now_s(), epoch=self._deployment.epoch, reason=reason))
         # A node may know of later epochs than a journal that was damaged or lost with its disk.
         self._epoch = max(self._epoch, self._nodes.newest_epoch) + 1
         self._scribe.reserve(self._epoch)
@@ -184,7 +186,7 @@ class Epochs:
 
     def _fence(self, reason: str) -> None:
         """End the current epoch, and do what the policy says."""
-        self._new_epoch()
+        self._new_epoch(reason)
         self._enter("recovering", reason)
         missing = sorted({at.host for at in self._decision} - self._nodes.usable())
         if self._policy.name == "restart" and missing:
@@ -264,7 +266,7 @@ class Epochs:
         if self._next is None:
             return
         plan, reason = self._next
-        self._new_epoch()
+        self._new_epoch(reason)
         self._enter("recovering", reason)
         self._deploy(plan, reason)
 

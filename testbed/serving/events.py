@@ -145,6 +145,15 @@ class EpochActive(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochFenced(Event):
+    """The dispatcher ended an epoch: from now on no answer of it counts."""
+
+    kind: ClassVar[str] = "epoch_fenced"
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostLost(Event):
     """The dispatcher has a host no more.
 
@@ -285,6 +294,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         PlanAdopted,
         StageDeployed,
         EpochActive,
+        EpochFenced,
         HostLost,
         HostFound,
         HostLeaving,

@@ -52,9 +52,11 @@ class Runs:
         summary = SimpleNamespace(
             epochs=(epoch,),
             latency=None if silent else SimpleNamespace(p50_ms=1200.0),
-            outcome="failed" if silent else "passed",
         )
-        return SimpleNamespace(summary=summary, verdict=SimpleNamespace(level="valid"), folder=Path("results/one"))
+        ruling = SimpleNamespace(outcome="failed" if silent else "passed")
+        return SimpleNamespace(
+            summary=summary, ruling=ruling, verdict=SimpleNamespace(level="valid"), folder=Path("results/one")
+        )
 
 
 def test_each_feasible_plan_is_run_under_its_own_strategy(experiment: Experiment) -> None:

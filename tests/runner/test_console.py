@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console as RichConsole
 
+from runner import verdict
 from runner.console import Console, dashboard
 from runner.history import Check, History
 from runner.live_view import LiveView
 from runner.summary import summarize
 from runner.verdict import judge
 from testbed.serving.events import Event, Note, RequestCompleted
+from tests.runner.story import judged
 
 PREPARED = SimpleNamespace(
     experiment=SimpleNamespace(
@@ -29,7 +31,9 @@ PREPARED = SimpleNamespace(
 
 def result(events: tuple[Event, ...]) -> SimpleNamespace:
     checks = [event for event in events if isinstance(event, Check)]
-    return SimpleNamespace(folder=Path("results/x"), summary=summarize(events), verdict=judge(checks))
+    return SimpleNamespace(
+        folder=Path("results/x"), summary=summarize(events), ruling=judged(events), verdict=judge(checks)
+    )
 
 
 def show(events: tuple[Event, ...], *, quiet: bool = False, terminal: bool = False) -> str:
@@ -78,8 +82,17 @@ def test_a_failure_says_why(quickstart: tuple[Event, ...]) -> None:
     events = [dataclasses.replace(e, outcome="wrong") if e is answers[4] else e for e in quickstart]
     text = show(tuple(events))
     assert "was answered wrongly" in text
-    assert "failed because: 1 request was answered wrongly" in text
+    assert f"failed because: request {answers[4].id} was answered wrongly" in text
     assert "outcome: failed" in text
+
+
+def test_each_reason_has_its_own_level(quickstart: tuple[Event, ...]) -> None:
+    slow = verdict.check_rate(1031.0, "after", "a→b", 20e6, 10e6)
+    off = verdict.check_rate(1031.0, "after", "c→d", 20e6, 19e6)
+    text = show((*quickstart, off, slow))
+    assert "  invalid: a→b: rate after the workload" in text
+    assert "  suspect: c→d: rate after the workload" in text
+    assert "verdict: invalid" in text
 
 
 def test_a_terminal_shows_the_dashboard_and_keeps_the_log(quickstart: tuple[Event, ...]) -> None:

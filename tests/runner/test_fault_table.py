@@ -158,6 +158,7 @@ def test_a_fault_that_never_came_has_an_empty_row() -> None:
         "id",
         "kind",
         "target",
+        "hosts",
         "due_s",
         "lost_requests",
     }

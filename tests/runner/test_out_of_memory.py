@@ -57,9 +57,9 @@ def test_an_out_of_memory_kill_is_told_with_the_hosts_name(tmp_path: Path, monke
     (dead,) = [e for e in result.events if isinstance(e, HostStateChanged) and e.state == "dead"]
     assert dead.host == "small"
     assert "out of memory: the kernel killed it at its limit of 16MiB" in dead.detail
-    assert result.summary.outcome == "failed"
+    assert result.ruling.outcome == "failed"
     assert any(
-        reason.startswith("small died, and no fault had killed it: out of memory") for reason in result.summary.reasons
+        reason.startswith("small died, and no fault had killed it: out of memory") for reason in result.ruling.reasons
     )
     assert any(isinstance(event, EpochActive) for event in result.events)  # the other host took over
     rows = [row for row in from_csv((result.folder / "hosts.csv").read_bytes()) if row["host"] == "small"]

@@ -12,6 +12,7 @@ from runner.results import RunFolder
 from runner.summary import summarize
 from runner.verdict import check_rate, judge
 from testbed.serving.events import Event, PlanAdopted
+from tests.runner.story import judged
 
 VOID = {"meta", "img", "br", "wbr"}
 
@@ -47,7 +48,7 @@ def test_the_report_is_one_page_without_the_outside(
 ) -> None:
     folder = RunFolder(tmp_path, "quickstart", 1, datetime.now(UTC))
     checks = [event for event in quickstart if isinstance(event, Check)]
-    write_report(folder, quickstart, summarize(quickstart), judge(checks), network)  # type: ignore[arg-type]
+    write_report(folder, quickstart, summarize(quickstart), judged(quickstart), judge(checks), network)  # type: ignore[arg-type]
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "timeline.png", "topology.png"}
     text = (tmp_path / "report.html").read_text()
     page = read(text)
@@ -65,7 +66,7 @@ def test_what_a_run_says_is_escaped(quickstart: tuple[Event, ...]) -> None:
     ]
     bad = dataclasses.replace(check_rate(0.0, "before", evil, 1e6, 9e6), detail=evil)
     facts = {"git": {"commit": evil, "dirty": True}, "machine": {"cpu_model": evil}}
-    page = html_page(evil, [*events, bad], summarize(events), judge([bad]), b"", b"", facts)
+    page = html_page(evil, [*events, bad], summarize(events), judged(events), judge([bad]), b"", b"", facts)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     read(page)
@@ -73,7 +74,7 @@ def test_what_a_run_says_is_escaped(quickstart: tuple[Event, ...]) -> None:
 
 
 def test_an_empty_run_has_a_report() -> None:
-    page = html_page("empty", [], summarize([]), judge([]), b"", b"", {})
+    page = html_page("empty", [], summarize([]), judged([]), judge([]), b"", b"", {})
     read(page)
     assert "nothing was checked" in page
     assert "no fault was asked for" in page

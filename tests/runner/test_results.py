@@ -14,19 +14,24 @@ from runner import results
 from runner.csvfile import from_csv
 from runner.history import Check
 from runner.provenance import cpu_model, git_state, provenance
-from runner.results import RUN_COLUMNS, Owner, RunFolder, append_run, give_tree, run_record, run_row, write_atomic
+from runner.results import Owner, RunFolder, append_run, give_tree, write_atomic
+from runner.run_record import RUN_COLUMNS, run_record, run_row
 from runner.summary import summarize
 from runner.verdict import judge
 from testbed.errors import MachineError, UsageError
 from testbed.serving.events import Event
+from tests.runner.story import judged
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
 def record(folder: RunFolder, events: Sequence[Event]) -> dict[str, Any]:
     return run_record(
-        folder,
+        folder.name,
+        folder.seed,
+        folder.started,
         summarize(events),
+        judged(events),
         judge(event for event in events if isinstance(event, Check)),
         spec={"name": folder.name},
         spec_sha256="ab" * 32,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runner.checker.check import check_run
 from tests.conftest import REPOSITORY
 from tests.emulation.snapshot import Snapshot, difference
 from tests.emulation.world import World, world
@@ -108,6 +109,15 @@ def test_every_request_is_answered_right_exactly_once(whole: RealRun) -> None:
     assert len(submitted) == len(rows)
 
 
+def test_its_tables_are_consistent(whole: RealRun) -> None:
+    assert whole.folder is not None
+    checked = check_run(whole.folder)
+    assert checked.ruling.errors == ()
+    assert checked.summary.requests["ok"] == checked.summary.submitted
+    assert whole.record["checker"]["errors"] == 0
+    assert any(2.0 < since_s < until_s for since_s, until_s in checked.summary.downtime)
+
+
 def test_kill_is_detected_and_recovered_from(whole: RealRun) -> None:
     kill, throttle = whole.rows("faults.csv")
     assert (kill["kind"], kill["target"]) == ("kill", "node2")
@@ -127,7 +137,7 @@ def test_files_and_columns_are_those_that_are_documented(whole: RealRun) -> None
     for name in documented_files():
         assert (whole.folder / name).stat().st_size > 0, name
     tables = documented_columns()
-    assert len(tables) == 8
+    assert len(tables) == 10
     for name, columns in tables.items():
         place = whole.results if name == "runs.csv" else whole.folder
         header = (place / name).read_bytes().partition(b"\r\n")[0].decode()

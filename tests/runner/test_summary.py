@@ -7,13 +7,12 @@ import pytest
 
 from runner.history import FaultFailed, HostStateChanged, RunEnded
 from runner.summary import summarize
-from testbed.serving.events import Event, PlanAdopted, RequestCompleted, RequestSubmitted
+from testbed.serving.events import EpochActive, Event, PlanAdopted, RequestCompleted, RequestSubmitted
+from tests.runner.story import judged
 
 
 def test_the_quickstart_passed(quickstart: tuple[Event, ...]) -> None:
     found = summarize(quickstart)
-    assert found.outcome == "passed"
-    assert found.reasons == ()
     assert found.requests["ok"] == found.submitted > 100
     assert found.latency is not None
     assert found.latency.p50_ms <= found.latency.p95_ms <= found.latency.p99_ms <= found.latency.max_ms
@@ -25,8 +24,14 @@ def test_the_quickstart_passed(quickstart: tuple[Event, ...]) -> None:
     kill, throttle = found.faults
     assert kill.detection_ms == pytest.approx(50.0)
     assert kill.recovery_s == pytest.approx(4.0, abs=0.01)
+    assert kill.deploy_mbit == pytest.approx(50.3, abs=0.1)
     assert throttle.detection_ms is None
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["outcome"] == "passed"
+    assert throttle.deploy_s is None
+    assert found.downtime == (pytest.approx((8.075, 11.55), abs=0.05),)
+    assert first.measured_bottleneck is not None
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["submitted"] == found.submitted
+    assert judged(quickstart).outcome == "passed"
+    assert judged(quickstart).reasons == ()
 
 
 def _changed(events: tuple[Event, ...], how: str) -> list[Event]:
@@ -54,6 +59,8 @@ def _changed(events: tuple[Event, ...], how: str) -> list[Event]:
             return [event for event in events if not isinstance(event, RunEnded)]
         case "no plan":
             return [e for e in events if not (isinstance(e, PlanAdopted) and e.epoch == 2)]
+        case "no epoch":
+            return [e for e in events if not (isinstance(e, EpochActive) and e.epoch == 2)]
         case "no answer":
             return [event for event in events if not isinstance(event, RequestCompleted)]
     raise AssertionError(how)
@@ -62,28 +69,31 @@ def _changed(events: tuple[Event, ...], how: str) -> list[Event]:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("lost", "1 request was without an answer"),
-        ("wrong", "1 request was answered wrongly"),
-        ("doubled", "1 request was answered more than once"),
-        ("unasked", "1 request was answered though never submitted"),
-        ("late", "1 request was without an answer"),
+        ("lost", "was lost: it had no outcome when the run ended"),
+        ("wrong", "was answered wrongly"),
+        ("doubled", "was answered 2 times"),
+        ("unasked", "request 9999 was answered though never submitted"),
+        ("late", "was lost: it had no outcome when the run ended"),
         ("dead", "node1 died, and no fault had killed it: signal 11"),
         ("not applied", "fault 1 could not be applied: tc refused"),
         ("interrupted", "the run was interrupted"),
         ("died", "the run has no end"),
         ("no plan", "no recovery from kill node2: no new plan was made"),
+        ("no epoch", "was answered by epoch 2 before that served"),
         ("no answer", "no request was answered"),
     ],
 )
 def test_each_failure_is_found_and_named(quickstart: tuple[Event, ...], how: str, reason: str) -> None:
-    found = summarize(_changed(quickstart, how))
+    found = judged(_changed(quickstart, how))
     assert found.outcome == "failed"
     assert any(reason in text for text in found.reasons), found.reasons
 
 
 def test_a_rejection_is_no_failure(quickstart: tuple[Event, ...]) -> None:
-    request = RequestSubmitted(t_s=1003.0, id=5000, due_s=1003.0)
-    answer = RequestCompleted(t_s=1003.1, id=5000, submitted_s=1003.0, outcome="rejected", attempts=0, epoch=1, path=())
-    found = summarize([*quickstart, request, answer])
-    assert found.outcome == "passed"
-    assert found.requests["rejected"] == 1
+    id_ = summarize(quickstart).submitted
+    request = RequestSubmitted(t_s=1003.0, id=id_, due_s=1003.0)
+    answer = RequestCompleted(t_s=1003.1, id=id_, submitted_s=1003.0, outcome="rejected", attempts=0, epoch=1, path=())
+    events = [*quickstart, request, answer]
+    assert summarize(events).requests["rejected"] == 1
+    assert judged(events, deadline_s=0.1).outcome == "passed"
+    assert judged(events, deadline_s=0.2).outcome == "failed"

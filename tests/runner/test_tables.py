@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import fault_table, tables
+from runner import epoch_table, fault_table, service_table, tables
 from runner.csvfile import format_cell, from_csv, to_csv
 from runner.history import (
     EXPERIMENTER_EVENTS,
@@ -27,6 +27,8 @@ ALL = {
     "requests.csv": (tables.REQUEST_COLUMNS, tables.request_rows),
     "stages.csv": (tables.STAGE_COLUMNS, tables.stage_rows),
     "plan.csv": (tables.PLAN_COLUMNS, tables.plan_rows),
+    "epochs.csv": (epoch_table.EPOCH_COLUMNS, epoch_table.epoch_rows),
+    "service.csv": (service_table.SERVICE_COLUMNS, service_table.service_rows),
     "faults.csv": (fault_table.FAULT_COLUMNS, fault_table.fault_rows),
     "hosts.csv": (tables.HOST_COLUMNS, tables.host_rows),
     "links.csv": (tables.LINK_COLUMNS, tables.link_rows),
@@ -90,6 +92,7 @@ def test_a_request_row_counts_from_the_start_of_the_workload() -> None:
         "completed_s": 2.0,
         "latency_ms": 500.0,
         "outcome": "ok",
+        "answers": 1,
         "attempts": 1,
         "epoch": 1,
         "path": "a b",

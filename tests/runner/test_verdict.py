@@ -182,13 +182,6 @@ def test_the_machine_is_read(tmp_path: Path) -> None:
         machine_load.sample(5.0, tmp_path / "missing")
 
 
-def test_percentiles() -> None:
-    assert verdict.percentile([3.0, 1.0, 2.0], 50) == 2.0
-    assert verdict.percentile([0.0, 10.0], 99) == pytest.approx(9.9)
-    with pytest.raises(ValueError, match="no values"):
-        verdict.percentile([], 50)
-
-
 def _ran(host: str, took_s: float, overshoot_s: float | None, count: int = 6, epoch: int = 1) -> list[StageExecuted]:
     return [
         StageExecuted(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner import fault_table, tables, verdict
+from runner import epoch_table, fault_table, service_table, tables, verdict
 from runner.history import EVENT_TYPES, Check, HostSample, RunStarted
 from runner.summary import summarize
 from runner.virtual_time import CPU_SECONDS, in_virtual_time, time_scale_of, virtual
@@ -44,6 +44,8 @@ def test_a_run_eight_times_slower_gives_the_same_tables_and_figures(quickstart: 
         tables.host_rows,
         tables.link_rows,
         tables.fidelity_rows,
+        epoch_table.epoch_rows,
+        service_table.service_rows,
         fault_table.fault_rows,
     ):
         assert numbers(rows(back)) == numbers(rows(quickstart)), rows.__name__
@@ -89,7 +91,7 @@ def test_every_figure_of_every_event_is_known_to_be_a_time_a_rate_or_neither() -
     """A new field with a unit must be looked at: is it a time, a rate, or work?"""
     neither = {
         "bytes_in", "bytes_out", "bytes_sent", "sent_bytes", "backlog_bytes", "memory_bytes", "weights_bytes",
-        "transfer_bits", "return_bits", "error_pct",
+        "transfer_bits", "return_bits", "moved_bytes", "error_pct",
     }  # fmt: skip
     units = ("_s", "_ms", "_us", "_bps", "_rps", "_bytes", "_bits", "_pct", "_share", "_mbit", "_mib", "_hz")
     for kind, cls in EVENT_TYPES.items():
