@@ -11,6 +11,7 @@ from runner.history import History
 from testbed.planning.plan import Assignment
 from testbed.serving.events import (
     EpochActive,
+    EpochFenced,
     HostLost,
     PlanAdopted,
     RequestCompleted,
@@ -79,7 +80,10 @@ def test_a_killed_node_is_noticed_replaced_and_nothing_is_lost_or_doubled(tmp_pa
         (lost,) = running.of(HostLost)
         assert (lost.host, lost.how) == ("node2", "connection")
         assert max(event.attempts for event in running.of(RequestCompleted)) == 2
+        (fenced,) = running.of(EpochFenced)
+        assert (fenced.epoch, fenced.reason) == (1, "node2 was lost")
         last = running.of(PlanAdopted)[-1]
+        assert lost.t_s <= fenced.t_s <= last.t_s
         assert "node2" not in {stage.host for stage in last.stages}
 
 
