@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from runner.lab import NURSERY_PRELOAD
 from runner.observer import Observer, Watch
 from runner.preparation import answer
 from testbed.emulation.manifest import RunManifest
-from testbed.emulation.nursery import Nursery, SpawnRequest
+from testbed.emulation.nursery import Nursery, ServerProcess, SpawnRequest
 from testbed.model.costs import chain as chain_costs
 from testbed.model.graph import ModelGraph
 from testbed.model.inputs import load_inputs
@@ -46,17 +48,53 @@ def _free_port(address: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def serve_alone(model: str, folder: Path, seconds: float, in_flight: int = 1) -> list[tuple[float, float]]:
-    """Serve a whole model on one node.
+@dataclass
+class Service:
+    """A whole model on one node, a dispatcher before it; all in processes of their own.
+
+    Attributes:
+        token: The run's.
+        addresses: Of ``dispatcher`` and ``node``.
+        history: What its processes told.
+        watch: Waits for events.
+        processes: By name.
+    """
+
+    token: str
+    addresses: Mapping[str, tuple[str, int]]
+    history: History
+    watch: Watch
+    processes: dict[str, ServerProcess]
+    _spawn: Callable[..., None]
+    _client: Mapping[str, object]
+
+    def start_client(self, seconds: float, in_flight: int = 1) -> None:
+        """Let a client ask for so long."""
+        start, go = os.pipe()
+        try:
+            config = {**self._client, "duration_s": seconds, "in_flight": in_flight}
+            self._spawn("client", "runner.client:main", config, start)
+            self.watch.wait(lambda event: isinstance(event, ClientReady), 1, TIMEOUT_S, "the client's start")
+            os.write(go, GO.pack(now_s()))
+        finally:
+            os.close(go)
+            os.close(start)
+
+    def finish(self, seconds: float) -> ClientFinished:
+        """Wait for the client's end, which is due in so long."""
+        found = self.watch.wait(lambda event: isinstance(event, ClientFinished), 1, seconds + TIMEOUT_S, "the end")[0]
+        assert isinstance(found, ClientFinished)
+        return found
+
+
+@contextlib.contextmanager
+def serving(model: str, folder: Path, *, window: int = 1) -> Iterator[Service]:
+    """Serve a model of the zoo; its processes end with the block.
 
     Args:
-        model: A name of the zoo.
+        model: Its name.
         folder: For logs and the model; must exist.
-        seconds: How long to ask.
-        in_flight: Requests outstanding.
-
-    Returns:
-        For each request but the first ones its latency and the node's computation, in seconds.
+        window: Most requests in flight.
     """
     torch.set_num_threads(1)
     module = load_model(name=model, input_shape=SHAPE, seed=1)
@@ -80,10 +118,12 @@ def serve_alone(model: str, folder: Path, seconds: float, in_flight: int = 1) ->
         watch = Watch(history)
         manifest = RunManifest.create("loopback", folder / "journal")
         nursery = stack.enter_context(Nursery(NURSERY_PRELOAD, folder, manifest))
+        processes: dict[str, ServerProcess] = {}
 
-        def spawn(name: str, entry: str, config: dict[str, object], *fds: int) -> None:
+        def spawn(name: str, entry: str, config: Mapping[str, object], *fds: int) -> None:
             descriptors = (observer.writing_end.fileno(), *fds)
-            nursery.spawn(SpawnRequest(name, entry, config, folder / f"{name}.log", fds=descriptors))
+            request = SpawnRequest(name, entry, config, folder / f"{name}.log", fds=descriptors)
+            processes[name] = nursery.spawn(request)
 
         spawn(
             "node",
@@ -113,39 +153,44 @@ def serve_alone(model: str, folder: Path, seconds: float, in_flight: int = 1) ->
                 "first_plan": [{"host": "node", "first": 0, "last": chain.segments}],
                 "heartbeat_s": 0.1,
                 "misses": 50,
-                "window": in_flight,
-                "queue": in_flight,
+                "window": window,
+                "queue": window,
                 "journal": str(folder / "requests"),
             },
         )
         watch.wait(
             lambda event: isinstance(event, ServiceState) and event.state == "serving", 1, TIMEOUT_S, "deployment"
         )
-        start, go = os.pipe()
-        spawn(
-            "client",
-            "runner.client:main",
-            {
-                "dispatcher": addresses["dispatcher"],
-                "token": token,
-                "samples": str(folder / "samples.safetensors"),
-                "distinct": len(inputs),
-                "duration_s": seconds,
-                "drain_s": TIMEOUT_S,
-                "in_flight": in_flight,
-                "rate_rps": None,
-                "arrivals": "poisson",
-                "deadline_s": None,
-                "seed": 1,
-            },
-            start,
-        )
-        watch.wait(lambda event: isinstance(event, ClientReady), 1, TIMEOUT_S, "the client's start")
-        os.write(go, GO.pack(now_s()))
-        os.close(go)
-        os.close(start)
-        watch.wait(lambda event: isinstance(event, ClientFinished), 1, seconds + TIMEOUT_S, "the end")
-        events = history.events
+        client = {
+            "dispatcher": addresses["dispatcher"],
+            "token": token,
+            "samples": str(folder / "samples.safetensors"),
+            "distinct": len(inputs),
+            "drain_s": TIMEOUT_S,
+            "rate_rps": None,
+            "arrivals": "poisson",
+            "deadline_s": None,
+            "seed": 1,
+        }
+        yield Service(token, addresses, history, watch, processes, spawn, client)
+
+
+def serve_alone(model: str, folder: Path, seconds: float, in_flight: int = 1) -> list[tuple[float, float]]:
+    """Serve a whole model on one node.
+
+    Args:
+        model: A name of the zoo.
+        folder: For logs and the model; must exist.
+        seconds: How long to ask.
+        in_flight: Requests outstanding.
+
+    Returns:
+        For each request but the first ones its latency and the node's computation, in seconds.
+    """
+    with serving(model, folder, window=in_flight) as service:
+        service.start_client(seconds, in_flight)
+        service.finish(seconds)
+        events = service.history.events
     compute_s = {event.id: event.finished_s - event.started_s for event in events if isinstance(event, StageExecuted)}
     latency_s = {
         event.id: event.t_s - event.submitted_s

@@ -11,7 +11,7 @@ from testbed.errors import ProtocolError
 from testbed.model.chunks import WeightAssembler, WeightManifest
 from testbed.model.program import StageProgram
 from testbed.serving.connection import Arrival
-from testbed.serving.store import ChunkStore, StorageFull
+from testbed.serving.store import ChunkStore
 from testbed.serving.wire import Frame
 
 
@@ -73,7 +73,8 @@ class Assembly:
         """Take a chunk from the network.
 
         Raises:
-            ProtocolError: If its bytes are not what its id says, or it is more than the storage may hold.
+            ProtocolError: If its bytes are not what its id says.
+            StorageFull: If it is more than the storage may hold.
         """
         frame = arrival.frame
         chunk_id = frame.meta.get("chunk")
@@ -81,10 +82,7 @@ class Assembly:
             raise ProtocolError("a CHUNK without an id")
         self._weights.add(chunk_id, frame.body)
         if chunk_id in self._sizes:
-            try:
-                self._store.write(chunk_id, frame.body, keep=self._sizes)
-            except StorageFull as error:
-                raise ProtocolError(str(error)) from error
+            self._store.write(chunk_id, frame.body, keep=self._sizes)
         if arrival.transfer_s is not None:
             self._received_bytes += frame.payload_bytes
             self._transfer_s += arrival.transfer_s

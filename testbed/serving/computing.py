@@ -90,7 +90,7 @@ def compute(stage: Stage, frame: Frame) -> tuple[list[Any], list[Buffer]]:
     try:
         inputs = unpack_tensors(frame.meta.get("tensors"), frame.body)
         return pack_tensors(stage.executor.run(inputs), stage.codec)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise ProtocolError(str(error)) from error
 
 

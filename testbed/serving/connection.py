@@ -6,7 +6,7 @@ predecessors instead of filling their memory.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,20 +15,31 @@ from typing import Any
 from testbed.errors import ProtocolError
 from testbed.serving.auth import Greeting, admit, greet
 from testbed.serving.events import now_s
+from testbed.serving.lobby import Lobby, shut_down
 from testbed.serving.mailbox import Closed, Mailbox
 from testbed.serving.patience import PATIENCE, Patience
+from testbed.serving.schema import check_frame, check_header
 from testbed.serving.tcp import is_cut_off
 from testbed.serving.wire import Frame, Limits, receive_body, receive_header, send_frame
 
 CONNECT_ATTEMPTS = 3
+KEEP_ALIVE_PROBES = 3
 
 Sent = Callable[[Frame, float, float], None]
 """Called by the writer after a frame with the times when its sending began and ended."""
 
 
 def prepare_socket(connection: socket.socket, patience: Patience) -> None:
-    """Settings of every connection: small frames leave at once, and a stalled one is given up."""
+    """Settings of every connection: small frames leave at once, and a stalled or vanished peer is given up.
+
+    A peer whose power is cut says nothing; without keep-alive a reader would wait for its next frame for ever.
+    """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    step_s = max(1, round(patience.stall_s / (KEEP_ALIVE_PROBES + 1)))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, step_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, step_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)
     connection.settimeout(patience.stall_s)
 
 
@@ -83,17 +94,22 @@ class Arrival:
 
 
 def arrivals(connection: socket.socket, limits: Limits) -> Iterator[Arrival]:
-    """All frames of a connection until the peer closes it between two frames.
+    """All frames of a connection until the peer closes it between two frames; each says what its kind must.
 
     Raises:
-        ProtocolError: If what comes is no legal frame.
+        ProtocolError: If what comes is no legal frame, or too large for this host's memory.
         OSError: If the connection breaks or a frame stalls.
     """
     previous_s = 0.0
     asked_s = now_s()
     while (header := receive_header(connection, limits)) is not None:
         began_s = now_s()
-        frame = receive_body(connection, header)
+        check_header(header)
+        try:
+            frame = receive_body(connection, header)
+        except MemoryError:
+            raise ProtocolError(f"no memory for a {header.kind.name} frame of {header.payload_bytes} bytes") from None
+        check_frame(frame)
         received_s = now_s()
         handed_s = frame.meta.get("sent_s")
         waited = began_s - asked_s > 1e-4
@@ -179,14 +195,13 @@ class Writer:
                 self._on_error(error)
 
 
-def shut_down(connection: socket.socket) -> None:
-    """End both directions, which wakes whoever reads or writes; closing alone would not."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 Serve = Callable[[socket.socket, Greeting], None]
-"""Serves one peer until it has gone; may raise OSError or ProtocolError."""
+"""Serves one peer until it has gone; may raise OSError, ProtocolError, and Closed when the peer can't be answered."""
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+CROWDED_OUT = "shown out for others before it had greeted"
+RECOVERY_S = 0.1
+"""How long to accept nobody when descriptors or memory have run out."""
 
 
 class Listener:
@@ -197,9 +212,9 @@ class Listener:
         token: The run's token.
         about: What admitted peers are told.
         roles: Who serves a peer that greets with this role. The connection is closed afterwards, however that ends.
-        note: Told a line for people when a peer was turned away or its connection broke.
+        note: Told a line for people, and its topic, when a peer was turned away or its connection broke.
         patience: How long to wait for a peer.
-        max_greetings: Peers that may be in their greeting at a time; more are turned away.
+        max_greetings: Peers that may be in their greeting at a time; see :class:`~testbed.serving.lobby.Lobby`.
     """
 
     def __init__(
@@ -208,7 +223,7 @@ class Listener:
         token: str,
         about: Mapping[str, Any],
         roles: Mapping[str, Serve],
-        note: Callable[[str], None],
+        note: Callable[[str, str], None],
         *,
         patience: Patience = PATIENCE,
         max_greetings: int = 64,
@@ -219,7 +234,8 @@ class Listener:
         self._roles = roles
         self._note = note
         self._patience = patience
-        self._greetings = threading.BoundedSemaphore(max_greetings)
+        self._lobby = Lobby(max_greetings)
+        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="listen", daemon=True).start()
 
     @property
@@ -230,36 +246,47 @@ class Listener:
 
     def close(self) -> None:
         """Accept nobody any more."""
+        self._closed.set()
         shut_down(self._socket)
         self._socket.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
                 connection, peer = self._socket.accept()
-            except OSError:
-                return  # closed
-            if not self._greetings.acquire(blocking=False):
-                self._note(f"{peer[0]}: too many peers in their greeting")
-                connection.close()
+            except OSError as error:
+                # accept() also tells of connections that broke while they waited, and of shortages that pass.
+                if not self._closed.is_set() and error.errno in SHORTAGES:
+                    self._note(f"nobody can be accepted: {error.strerror}", "accept")
+                    self._closed.wait(RECOVERY_S)
                 continue
-            threading.Thread(target=self._meet, args=(connection, peer), name=f"peer {peer[0]}", daemon=True).start()
-
-    def _meet(self, connection: socket.socket, peer: tuple[str, int]) -> None:
-        who = peer[0]
-        try:
+            self._lobby.enter(connection, peer[0])
             try:
-                prepare_socket(connection, self._patience)
-                greeting = admit(connection, self._token, self._about, self._patience)
-            finally:
-                self._greetings.release()
+                threading.Thread(
+                    target=self._meet, args=(connection, peer[0]), name=f"peer {peer[0]}", daemon=True
+                ).start()
+            except RuntimeError as error:  # no more threads
+                self._note(f"{peer[0]}: {error}", "accept")
+                self._lobby.leave(connection)
+                connection.close()
+
+    def _meet(self, connection: socket.socket, address: str) -> None:
+        who = address
+        try:
+            prepare_socket(connection, self._patience)
+            greeting = admit(connection, self._token, self._about, self._patience)
+            if self._lobby.leave(connection):
+                raise ConnectionAbortedError(CROWDED_OUT)
             who = f"{greeting.role} connection of {greeting.name}"
             serve = self._roles.get(greeting.role)
             if serve is None:
                 raise ProtocolError("there is no such role")
             serve(connection, greeting)
         except (OSError, ProtocolError) as error:
-            self._note(f"{who}: {error}")
+            self._note(f"{who}: {CROWDED_OUT if self._lobby.leave(connection) else error}", who)
+        except Closed:
+            self._note(f"{who}: it ended while it was to be answered", who)
         finally:
+            self._lobby.leave(connection)
             shut_down(connection)
             connection.close()

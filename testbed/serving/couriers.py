@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 from testbed.errors import ModelError, ProtocolError
 from testbed.serving.auth import Greeting
-from testbed.serving.connection import arrivals, connect, shut_down
+from testbed.serving.connection import arrivals, connect
+from testbed.serving.lobby import shut_down
 from testbed.serving.messages import Post, Supplied
 from testbed.serving.package import Package
 from testbed.serving.patience import Patience

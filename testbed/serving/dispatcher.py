@@ -22,7 +22,7 @@ from testbed.errors import ProtocolError
 from testbed.serving.auth import Greeting
 from testbed.serving.connection import Listener, Writer, arrivals
 from testbed.serving.epochs import Epochs
-from testbed.serving.events import Note, Reporter, ServerListening, ServiceState, now_s
+from testbed.serving.events import Reporter, ServerListening, ServiceState, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.mailbox import Mailbox
 from testbed.serving.membership import Membership
@@ -45,12 +45,16 @@ from testbed.serving.messages import (
     Supplied,
     Unjournalled,
 )
+from testbed.serving.notes import Notes
 from testbed.serving.process import DispatcherConfig, reporter
 from testbed.serving.requests import Requests
 from testbed.serving.scribe import Scribe
 from testbed.serving.wire import FrameKind, Limits
 
 CLIENT_DEPTH = 1024
+PEERS_DEPTH = 16
+"""Messages in the mailbox at which readers of requests and answers wait; all others never do."""
+
 DATA_LIMITS = Limits(meta_bytes=1 << 20, payload_bytes=1 << 30)
 
 
@@ -60,12 +64,13 @@ class Dispatcher:
     def __init__(self, config: DispatcherConfig, report: Reporter) -> None:
         self._config = config
         self._report = report
+        self._note = Notes(report, config.host)
         self._mail: Mailbox[Message] = Mailbox()
         self._state = ""
         self._scribe = Scribe(config.journal, self._mail.put, self._note)
-        self._requests = Requests(config.window, config.queue, self._scribe, self._note)
+        self._requests = Requests(config.window, config.queue, config.package, self._scribe, self._note)
         self._inlets = Inlets()
-        self._nodes = Membership(config, report, self._mail.put, self._inlets)
+        self._nodes = Membership(config, report, self._mail.put, self._inlets, self._note)
         self._epochs = Epochs(
             config, report, self._mail.put, self._nodes, self._requests, self._inlets, self._scribe, self._enter
         )
@@ -145,15 +150,12 @@ class Dispatcher:
 
     # What other threads do -------------------------------------------------------------------------------------------
 
-    def _note(self, text: str) -> None:
-        self._report(Note(t_s=now_s(), source=self._config.host, text=text))
-
     def _serve_data(self, connection: socket.socket, greeting: Greeting) -> None:
         with self._inlets.admit(connection, greeting.name, greeting.epoch):
             for arrival in arrivals(connection, DATA_LIMITS):
                 if arrival.frame.kind is not FrameKind.DATA:
                     raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")
-                self._mail.put(Answered(arrival))
+                self._mail.put(Answered(arrival), PEERS_DEPTH)
 
     def _serve_client(self, connection: socket.socket, greeting: Greeting) -> None:
         writer = Writer(connection, depth=CLIENT_DEPTH, name=f"client {greeting.name}")
@@ -162,7 +164,7 @@ class Dispatcher:
             for arrival in arrivals(connection, DATA_LIMITS):
                 if arrival.frame.kind is not FrameKind.SUBMIT:
                     raise ProtocolError(f"{arrival.frame.kind.name} on a client's connection")
-                self._mail.put(FromClient(greeting.name, arrival.frame))
+                self._mail.put(FromClient(greeting.name, arrival.frame), PEERS_DEPTH)
         finally:
             self._mail.put(ClientGone(greeting.name, writer))
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 
 from testbed.errors import ProtocolError
-from testbed.serving.connection import shut_down
+from testbed.serving.lobby import shut_down
 from testbed.serving.tcp import silent_s
 
 

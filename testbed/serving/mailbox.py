@@ -26,14 +26,15 @@ class Mailbox(Generic[Item]):
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, item: Item) -> None:
-        """Add an item; blocks while the mailbox is full.
+    def put(self, item: Item, depth: int | None = None) -> None:
+        """Add an item; blocks while the mailbox is full, or holds ``depth`` items, whichever is less.
 
         Raises:
             Closed: If it is closed, also while waiting.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._depth is None or len(self._items) < self._depth)
+            most = min((limit for limit in (depth, self._depth) if limit is not None), default=None)
+            self._changed.wait_for(lambda: self._closed or most is None or len(self._items) < most)
             if self._closed:
                 raise Closed
             self._items.append(item)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from testbed.errors import ProtocolError
 from testbed.serving.auth import Greeting
-from testbed.serving.connection import CONNECT_ATTEMPTS, Writer, arrivals, connect, shut_down
+from testbed.serving.connection import CONNECT_ATTEMPTS, Writer, arrivals, connect
+from testbed.serving.lobby import shut_down
 from testbed.serving.messages import FromNode, Gone, Joined, PipelineOpened, Post
 from testbed.serving.patience import PATIENCE, Patience
 from testbed.serving.wire import Frame, FrameKind, Limits

@@ -5,7 +5,7 @@ A part of the dispatcher: everything here runs on its one controlling thread, bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from testbed.serving.detector import Detector
@@ -25,7 +25,14 @@ class Membership:
         leaving: Those that have asked to go; they still serve.
     """
 
-    def __init__(self, config: DispatcherConfig, report: Reporter, post: Post, inlets: Inlets) -> None:
+    def __init__(
+        self,
+        config: DispatcherConfig,
+        report: Reporter,
+        post: Post,
+        inlets: Inlets,
+        note: Callable[[str, str], None],
+    ) -> None:
         self._config = config
         self._report = report
         self._post = post
@@ -39,6 +46,7 @@ class Membership:
             config.heartbeat_s,
             config.misses,
             self._on_silence,
+            note,
             threshold=config.policy.threshold,
             heard=inlets.heard,
         )

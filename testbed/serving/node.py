@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,18 +31,19 @@ from testbed.serving.auth import Greeting
 from testbed.serving.computing import Stage, StageRun, computing_of
 from testbed.serving.connection import Arrival, Listener, Writer, arrivals, connect
 from testbed.serving.detector import Heart, Pulse
-from testbed.serving.events import Note, OutputMismatch, Reporter, ServerListening, StageExecuted, StorageTrouble, now_s
+from testbed.serving.events import OutputMismatch, Reporter, ServerListening, StageExecuted, StorageTrouble, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.larder import stock
 from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.notes import Notes
 from testbed.serving.process import NodeConfig, reporter
-from testbed.serving.store import ChunkStore
+from testbed.serving.store import ChunkStore, StorageFull
 from testbed.serving.wire import Frame, FrameKind, Limits
 
 INBOX_DEPTH = 2
 OUTBOX_DEPTH = 2
 SWITCH_INTERVAL_S = 5e-4
-NODE_LIMITS = Limits(meta_bytes=8 << 20, payload_bytes=1 << 30)
+NODE_LIMITS = Limits(meta_bytes=1 << 20, payload_bytes=1 << 30)
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class Node:
     def __init__(self, config: NodeConfig, report: Reporter) -> None:
         self._config = config
         self._report = report
+        self._note = Notes(report, config.host)
         self._computing = computing_of(config.calibration, self._note)
         self._store = ChunkStore(config.store, config.storage_bytes, self._tell_of_storage)
         self._inbox: Mailbox[Arrival] = Mailbox(INBOX_DEPTH)
@@ -104,9 +106,6 @@ class Node:
             while True:
                 self._compute(self._inbox.get())
 
-    def _note(self, text: str) -> None:
-        self._report(Note(t_s=now_s(), source=self._config.host, text=text))
-
     def _tell_of_storage(self, detail: str) -> None:
         self._report(StorageTrouble(t_s=now_s(), host=self._config.host, detail=detail))
 
@@ -134,7 +133,7 @@ class Node:
         frame, slot = arrival.frame, self._slot
         writer = None if slot is None else slot.writer  # the control thread may end the epoch at any moment
         if slot is None or writer is None or frame.epoch != slot.epoch:
-            self._note(f"dropped request {frame.request_id} of epoch {frame.epoch}")
+            self._note(f"dropped request {frame.request_id} of epoch {frame.epoch}", "dropped")
             return
         self._busy_since_s = now_s()
         try:
@@ -202,6 +201,13 @@ class Node:
         self._tell_holdings(writer)
         if self._leaving:
             writer.put(Frame(FrameKind.LEAVE))
+        try:
+            self._obey(connection, writer)
+        finally:
+            writer.close()
+
+    def _obey(self, connection: socket.socket, writer: Writer) -> None:
+        """Take stages; an illegal one ends the connection, of one that this host can't hold the dispatcher is told."""
         assembly: Assembly | None = None
         for arrival in arrivals(connection, NODE_LIMITS):
             frame = arrival.frame
@@ -220,7 +226,10 @@ class Node:
                 if assembly is not None and assembly.complete:
                     self._activate(assembly, writer)
                     assembly = None
-            except (OSError, ProtocolError, RuntimeError) as error:
+            except ProtocolError as error:
+                self._refuse(writer, frame.epoch, str(error))
+                raise
+            except (OSError, StorageFull, RuntimeError, MemoryError) as error:
                 self._fail(frame.epoch, str(error))
                 assembly = None
 
@@ -255,7 +264,7 @@ class Node:
         greeting = Greeting("data", self._config.host, assembly.epoch)
         try:
             connection, _ = connect(assembly.next_address, self._config.token, greeting, self._config.patience)
-        except OSError as error:
+        except (OSError, ProtocolError) as error:
             self._fail(assembly.epoch, f"can't reach {assembly.next_host}: {error}", suspect=assembly.next_host)
             return
         stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest, self._config.codec)
@@ -307,8 +316,22 @@ class Node:
         self._note(f"epoch {epoch}: {reason}")
         control = self._control
         if control is not None:
-            meta = {"reason": reason[:500], "suspect": suspect or self._config.host}
-            control.offer(Frame(FrameKind.FAILED, epoch, meta=meta))
+            control.offer(self._failure(epoch, reason, suspect or self._config.host))
+
+    def _refuse(self, writer: Writer, epoch: int, reason: str) -> None:
+        """Tell whoever sent an illegal stage so, before its connection ends."""
+        sent = threading.Event()
+
+        def frames() -> Iterator[Frame]:
+            yield self._failure(epoch, reason, self._config.host)
+            sent.set()
+
+        if writer.offer(frames()):
+            sent.wait(self._config.patience.greeting_s)
+
+    @staticmethod
+    def _failure(epoch: int, reason: str, suspect: str) -> Frame:
+        return Frame(FrameKind.FAILED, epoch, meta={"reason": reason[:500], "suspect": suspect})
 
 
 def main(config: dict[str, Any], fds: list[int]) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from testbed.errors import ModelError
 from testbed.model.chunks import ChunkSource, WeightManifest
 from testbed.model.graph import ModelGraph
+from testbed.model.program import TensorSpec
 from testbed.model.skeleton import dump_skeleton, load_skeleton
 from testbed.serving.store import check_chunk_id
+from testbed.serving.wire import aligned
 
 _GRAPH = "graph.json"
 _MANIFEST = "manifest.json"
@@ -65,8 +67,35 @@ class Package:
         return load_skeleton(self._folder / _GRAPH)
 
     @cached_property
+    def _inputs(self) -> tuple[TensorSpec, ...]:
+        return self._graph.inputs
+
+    @cached_property
     def _manifest(self) -> WeightManifest:
         return WeightManifest.from_json(self._read(_MANIFEST))
+
+    def describes_input(self, tensors: object, payload_bytes: int) -> bool:
+        """Whether a request's tensors, as a frame describes them, are what the model takes.
+
+        What a codec encoded is taken at its word; only a stage decodes it.
+        """
+        specs = self._inputs
+        if not isinstance(tensors, list) or len(tensors) != len(specs):
+            return False
+        offset = end = 0
+        for item, spec in zip(tensors, specs, strict=True):
+            match item:
+                case [spec.dtype, list(shape)]:
+                    length = spec.bytes
+                case [spec.dtype, list(shape), str(), int(length), list()] if length >= 0:
+                    pass
+                case _:
+                    return False
+            if tuple(shape) != spec.shape:
+                return False
+            end = offset + length
+            offset = aligned(end)
+        return end == payload_bytes
 
     def parcel(self, first_op: int, last_op: int) -> Parcel:
         """The stage of operations ``first_op..last_op-1``.

@@ -15,6 +15,7 @@ from testbed.serving.connection import Writer
 from testbed.serving.events import now_s
 from testbed.serving.ledger import Ledger, Request
 from testbed.serving.outcomes import Outcomes
+from testbed.serving.package import Package
 from testbed.serving.scribe import Scribe
 from testbed.serving.wire import Frame, FrameKind
 
@@ -25,12 +26,16 @@ class Requests:
     Args:
         window: Most requests in flight.
         queue: Most requests that wait besides.
+        package: The model, which says what its inputs are.
         scribe: Keeps the journal.
-        note: Told a line for people.
+        note: Told a line for people, and its topic.
     """
 
-    def __init__(self, window: int, queue: int, scribe: Scribe, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, window: int, queue: int, package: Package, scribe: Scribe, note: Callable[[str, str], None]
+    ) -> None:
         self._ledger = Ledger(window, queue)
+        self._package = package
         self._most_held = window + queue
         self._held: dict[int, tuple[Request, Frame]] = {}
         """Requests that are answered and not journalled yet, with their answers."""
@@ -127,7 +132,7 @@ class Requests:
     # Requests --------------------------------------------------------------------------------------------------------
 
     def submit(self, client: str, frame: Frame) -> None:
-        """Take in a client's request, or reject it when too many wait."""
+        """Take in a client's request, or reject it when too many wait or it isn't what the model takes."""
         if isinstance(seen := frame.meta.get("acknowledged"), list):
             self._outcomes.acknowledge(number for number in seen if isinstance(number, int))
         if (answer := self._outcomes.get(frame.request_id)) is not None:
@@ -141,9 +146,12 @@ class Requests:
             client=client,
             tensors=list(frame.meta.get("tensors", ())),
             payload=frame.payload[0],
-            deadline_s=now_s() + within_s if isinstance(within_s, float) else None,
+            deadline_s=now_s() + within_s if within_s is not None else None,
         )
-        if len(self._held) >= self._most_held:
+        # A stage that can't take its input fails, and its host would be blamed: one bad request could end them all.
+        if not self._package.describes_input(request.tensors, frame.payload_bytes):
+            self._reject(request, "its tensors are not the model's inputs")
+        elif len(self._held) >= self._most_held:
             self._reject(request, "the journal doesn't keep up")
         elif self._ledger.accept(request):
             self._feed()
@@ -155,7 +163,7 @@ class Requests:
         """Hand an answer of the pipeline on, unless its epoch has been fenced off."""
         request = self._ledger.answer(frame.request_id, frame.epoch)
         if request is None:
-            self._note(f"fenced off an answer to request {frame.request_id} of epoch {frame.epoch}")
+            self._note(f"fenced off an answer to request {frame.request_id} of epoch {frame.epoch}", "fenced")
             return
         meta = {
             "tensors": frame.meta.get("tensors"),

@@ -29,13 +29,18 @@ class StorageFull(Exception):  # noqa: N818 - a state of the storage, handled by
     """The chunks that are needed don't fit into the storage."""
 
 
+def is_chunk_id(value: object) -> bool:
+    """Whether it is 64 hexadecimal digits."""
+    return isinstance(value, str) and _CHUNK_ID.fullmatch(value) is not None
+
+
 def check_chunk_id(chunk_id: str) -> str:
     """The id, if it is one: it becomes a file name.
 
     Raises:
         ProtocolError: If it is not 64 hexadecimal digits.
     """
-    if not _CHUNK_ID.fullmatch(chunk_id):
+    if not is_chunk_id(chunk_id):
         raise ProtocolError(f"{chunk_id[:80]!r} is no chunk id")
     return chunk_id
 

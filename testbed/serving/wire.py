@@ -25,7 +25,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy
 
 from testbed.errors import ProtocolError
 
@@ -178,6 +180,10 @@ def decode_header(data: Buffer, limits: Limits) -> Header:
     return Header(known, epoch, request_id, meta_bytes, payload_bytes)
 
 
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
 def decode_meta(data: Buffer) -> dict[str, Any]:
     """The JSON object in ``data``; empty data is an empty object.
 
@@ -187,9 +193,9 @@ def decode_meta(data: Buffer) -> dict[str, Any]:
     if not len(data):
         return {}
     try:
-        meta = json.loads(bytes(data))
+        meta = json.loads(bytes(data), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a frame's meta is no JSON: {error}") from None
+        raise ProtocolError(f"a frame's meta is no JSON: {str(error)[:200]}") from None
     if not isinstance(meta, dict):
         raise ProtocolError("a frame's meta is no JSON object")
     return meta
@@ -229,11 +235,13 @@ def receive_body(connection: socket.socket, header: Header) -> Frame:
         ProtocolError: If its meta is no JSON object.
         ConnectionError: If the connection broke.
         TimeoutError: If the frame stalled.
+        MemoryError: If there is no room for it.
     """
     meta = memoryview(bytearray(header.meta_bytes))
     _receive_into(connection, meta)
-    payload = bytearray(header.payload_bytes)
-    _receive_into(connection, memoryview(payload))
+    # Not a bytearray, which writes zeros to all of it first: a peer that announces a gigabyte must also send one.
+    payload = numpy.empty(header.payload_bytes, numpy.uint8).data
+    _receive_into(connection, payload)
     return Frame(header.kind, header.epoch, header.request_id, decode_meta(meta), (payload,))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +15,12 @@ from testbed.errors import ProtocolError
 from testbed.serving.auth import Greeting, new_token
 from testbed.serving.connection import Listener, Writer, arrivals, connect
 from testbed.serving.mailbox import Closed, Mailbox
-from testbed.serving.wire import Frame, FrameKind, Limits
+from testbed.serving.patience import Patience
+from testbed.serving.wire import HEADER, MAGIC, Frame, FrameKind, Limits, encode_head
 
 TOKEN = new_token()
+PATIENCE = Patience(greeting_s=2.0)
+PLACES = 8
 
 
 class Hall:
@@ -25,7 +30,13 @@ class Hall:
         self.peers: queue.Queue[Greeting] = queue.Queue()
         self.refused: queue.Queue[str] = queue.Queue()
         self.listener = Listener(
-            ("127.0.0.1", 0), TOKEN, {"host": "h"}, {"data": self.serve, "control": self.serve}, self.refused.put
+            ("127.0.0.1", 0),
+            TOKEN,
+            {"host": "h"},
+            {"data": self.serve, "control": self.serve},
+            lambda text, topic: self.refused.put(text),
+            patience=PATIENCE,
+            max_greetings=PLACES,
         )
         self.address = ("127.0.0.1", self.listener.port)
 
@@ -80,6 +91,47 @@ def test_a_silent_peer_holds_up_nobody(hall: Hall) -> None:
             hall.peers.get(timeout=5)
 
 
+def test_silent_peers_in_any_number_hold_up_nobody_and_have_to_go(hall: Hall) -> None:
+    silent = [socket.create_connection(hall.address, timeout=5) for _ in range(5 * PLACES)]
+    connection, _ = connect(hall.address, TOKEN, Greeting("control", "d"))
+    with connection:
+        hall.peers.get(timeout=5)
+    reasons = [hall.refused.get(timeout=10) for _ in silent]
+    assert sum("shown out" in reason for reason in reasons) >= 4 * PLACES
+    for peer in silent:
+        with contextlib.suppress(ConnectionError):
+            while peer.recv(4096):
+                pass
+        peer.close()
+
+
+def test_who_sends_a_byte_now_and_then_has_to_go_when_the_time_for_greeting_is_over(hall: Hall) -> None:
+    with socket.create_connection(hall.address, timeout=5) as slow:
+        started_s = time.monotonic()
+        ended = threading.Event()
+        with contextlib.suppress(OSError):
+            while hall.refused.empty() and time.monotonic() - started_s < 30:
+                slow.send(b"E")
+                ended.wait(0.1)
+    assert "took too long" in hall.refused.get(timeout=5) or time.monotonic() - started_s >= PATIENCE.greeting_s
+
+
+def test_frames_that_say_nonsense_end_the_connection_that_they_came_on() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.sendall(encode_head(Frame(FrameKind.DATA, meta={"tensors": 5})))
+        with pytest.raises(ProtocolError, match="tensors"):
+            next(arrivals(right, Limits()))
+
+
+def test_a_frame_that_announces_more_than_its_kind_may_is_refused_before_its_body() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.sendall(HEADER.pack(MAGIC, FrameKind.CHUNK, 1, 0, 0, 1 << 29))
+        with pytest.raises(ProtocolError, match="CHUNK frame with a payload"):
+            next(arrivals(right, Limits()))
+
+
 def test_a_refused_connection_is_an_error_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -91,10 +143,10 @@ def test_a_writer_stamps_frames_and_arrivals_tell_how_long_they_took() -> None:
     left, right = socket.socketpair()
     with left, right:
         writer = Writer(left, depth=4, name="test")
-        writer.put(Frame(FrameKind.DATA, meta={"a": 1}, payload=(bytes(100_000),)))
+        writer.put(Frame(FrameKind.CHUNK, meta={"chunk": "0" * 64}, payload=(bytes(100_000),)))
         arrival = next(arrivals(right, Limits()))
         writer.close()
-    assert arrival.frame.meta["a"] == 1
+    assert arrival.frame.meta["chunk"] == "0" * 64
     assert arrival.frame.meta["sent_s"] <= arrival.received_s
 
 
@@ -102,7 +154,7 @@ def test_frames_that_are_made_as_they_are_sent() -> None:
     left, right = socket.socketpair()
     with left, right:
         writer = Writer(left, depth=1, name="test")
-        writer.put(Frame(FrameKind.CHUNK, request_id=n) for n in range(5))
+        writer.put(Frame(FrameKind.READY, request_id=n) for n in range(5))
         incoming = arrivals(right, Limits())
         assert [next(incoming).frame.request_id for _ in range(5)] == list(range(5))
         writer.close()

@@ -49,17 +49,27 @@ class Journal:
         self.finished.append(request_id)
 
 
+class Model:
+    """Takes anything whose tensors are none."""
+
+    def describes_input(self, tensors: object, payload_bytes: int) -> bool:
+        return tensors == []
+
+
 class Desk:
     """Requests with one client and a pipeline in epoch 1."""
 
     def __init__(self, window: int = 4, queue: int = 2) -> None:
         self.journal = Journal()
         self.notes: list[str] = []
-        self.requests = Requests(window, queue, self.journal, self.notes.append)  # type: ignore[arg-type]
+        self.requests = Requests(window, queue, Model(), self.journal, self.note)  # type: ignore[arg-type]
         self.pipeline = Line()
         self.client = self.connect()
         self.requests.fence(1)
         self.requests.flow(self.pipeline)  # type: ignore[arg-type]
+
+    def note(self, text: str, topic: str = "") -> None:
+        self.notes.append(text)
 
     def connect(self) -> Line:
         line = Line()
@@ -89,6 +99,14 @@ def test_a_request_is_computed_at_once_and_answered_when_it_is_journalled() -> N
     desk.answer(2)
     assert desk.client.take(FrameKind.ANSWER) == [2]
     assert desk.journal.finished == [1, 2]
+
+
+def test_what_the_model_can_not_take_is_rejected_before_any_stage_sees_it() -> None:
+    desk = Desk()
+    desk.submit(1, tensors=[["float32", [5]]])
+    (frame,) = [frame for frame in desk.client.frames if frame.kind is FrameKind.REJECTED]
+    assert "not the model's inputs" in frame.meta["reason"]
+    assert desk.pipeline.take(FrameKind.DATA) == desk.journal.accepted == []
 
 
 @pytest.mark.parametrize("computed", [True, False])
