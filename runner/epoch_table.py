@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from runner import tables
 from runner.csvfile import Row
 from runner.fault_table import Disturbance, disturbances, right_answers
 from runner.history import LinkSample
-from testbed.serving.events import EpochActive, EpochFenced, Event, PlanAdopted, StageDeployed, StageExecuted
+from testbed.serving.events import EpochActive, EpochFenced, Event, StageDeployed, StageExecuted
 
 EPOCH_COLUMNS = (
     "epoch",
@@ -102,7 +103,17 @@ def epoch_figures(events: Sequence[Event], faults: Sequence[Disturbance]) -> tup
         if isinstance(event, EpochActive):
             active.setdefault(event.epoch, event)
     starts = sorted((event.t_s, epoch) for epoch, event in active.items())
-    answers = right_answers(events)
+    answers_s: defaultdict[int, list[float]] = defaultdict(list)
+    for answer in right_answers(events):
+        answers_s[answer.epoch].append(answer.t_s)
+    deployments: defaultdict[int, list[StageDeployed]] = defaultdict(list)
+    executions: defaultdict[int, list[StageExecuted]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, StageDeployed):
+            deployments[event.epoch].append(event)
+        elif isinstance(event, StageExecuted):
+            executions[event.epoch].append(event)
+    links = _samples_by_direction(events)
     figures = []
     for epoch, plan in plans.items():
         since = active.get(epoch)
@@ -111,11 +122,11 @@ def epoch_figures(events: Sequence[Event], faults: Sequence[Disturbance]) -> tup
         own: list[float] = []
         if since is not None:
             ended_s = min((t_s for t_s, other in starts if t_s > since.t_s and other != epoch), default=workload_end)
-            own = [answer.t_s for answer in answers if answer.epoch == epoch]
+            own = answers_s[epoch]
             if own:
                 calm = calm_windows(own[0], max(own[0], min(ended_s, workload_end)), faults)
         fenced_s, fence_reason = fenced.get(epoch, (None, ""))
-        deployed = [e for e in events if isinstance(e, StageDeployed) and e.epoch == epoch]
+        deployed = deployments[epoch]
         figures.append(
             EpochFigures(
                 epoch=epoch,
@@ -131,7 +142,7 @@ def epoch_figures(events: Sequence[Event], faults: Sequence[Disturbance]) -> tup
                 measured_rps=_rate_rps(own, calm),
                 predicted_latency_ms=plan.latency_s * 1e3,
                 bottleneck=plan.bottleneck,
-                measured_bottleneck=busiest(events, plan, calm),
+                measured_bottleneck=busiest(executions[epoch], links, calm),
                 gap=plan.gap,
                 planning_ms=plan.planning_s * 1e3,
                 return_mbit=plan.return_bits / 1e6,
@@ -189,41 +200,51 @@ def calm_windows(since_s: float, until_s: float, faults: Sequence[Disturbance]) 
     return calm
 
 
-def busiest(events: Sequence[Event], plan: PlanAdopted, calm: Sequence[Window]) -> Bottleneck | None:
-    """What was busy for the largest part of a plan's calm time; None where that can't be told.
+def busiest(
+    executions: Iterable[StageExecuted], links: Iterable[Sequence[LinkSample]], calm: Sequence[Window]
+) -> Bottleneck | None:
+    """What was busy for the largest part of an epoch's calm time; None where that can't be told.
 
     A stage is busy while it computes, a link's direction for the time that what it sent takes at its rate.
+
+    Args:
+        executions: All of the epoch.
+        links: The samples of each direction of each link, in the order of their times.
+        calm: The epoch's calm windows, in order.
     """
     length_s = sum(right - left for left, right in calm)
     if length_s < 1e-3:
         return None
     busy_s: defaultdict[str, float] = defaultdict(float)
-    for event in events:
-        if isinstance(event, StageExecuted) and event.epoch == plan.epoch:
-            for left, right in calm:
-                busy_s[event.host] += max(0.0, min(event.finished_s, right) - max(event.started_s, left))
+    for event in executions:
+        for left, right in calm:
+            busy_s[event.host] += max(0.0, min(event.finished_s, right) - max(event.started_s, left))
     found = [Bottleneck(f"compute on {host}", took_s / length_s * 100) for host, took_s in busy_s.items()]
-    found += _busy_links(events, calm)
+    found += [busy for samples in links if (busy := _busy_link(samples, calm)) is not None]
     return max(found, key=lambda each: each.busy_pct, default=None)
 
 
-def _busy_links(events: Sequence[Event], calm: Sequence[Window]) -> list[Bottleneck]:
-    samples: defaultdict[tuple[str, str, str], list[LinkSample]] = defaultdict(list)
-    for event in events:
-        if isinstance(event, LinkSample):
-            samples[event.link, event.source, event.target].append(event)
-    found = []
-    for (_, source, target), of_one in samples.items():
-        sent_bits = could_bits = 0.0
-        for before, after in pairwise(sorted(of_one, key=lambda sample: sample.t_s)):
+def _busy_link(samples: Sequence[LinkSample], calm: Sequence[Window]) -> Bottleneck | None:
+    sent_bits = could_bits = 0.0
+    for left, right in calm:
+        first = bisect_left(samples, left, key=lambda sample: sample.t_s)
+        last = bisect_right(samples, right, key=lambda sample: sample.t_s)
+        for before, after in pairwise(samples[first:last]):
             # A new interface's counter starts again.
-            counts = after.sent_bytes >= before.sent_bytes
-            if counts and after.rate_bps and any(left <= before.t_s and after.t_s <= right for left, right in calm):
+            if after.rate_bps and after.sent_bytes >= before.sent_bytes:
                 sent_bits += (after.sent_bytes - before.sent_bytes) * 8
                 could_bits += after.rate_bps * (after.t_s - before.t_s)
-        if could_bits > 0:
-            found.append(Bottleneck(f"link {source} → {target}", sent_bits / could_bits * 100))
-    return found
+    if could_bits <= 0:
+        return None
+    return Bottleneck(f"link {samples[0].source} → {samples[0].target}", sent_bits / could_bits * 100)
+
+
+def _samples_by_direction(events: Iterable[Event]) -> list[list[LinkSample]]:
+    found: defaultdict[tuple[str, str, str], list[LinkSample]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, LinkSample):
+            found[event.link, event.source, event.target].append(event)
+    return [sorted(samples, key=lambda sample: sample.t_s) for samples in found.values()]
 
 
 def _rate_rps(answers_s: Sequence[float], calm: Sequence[Window]) -> float | None:

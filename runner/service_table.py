@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from runner import tables
 from runner.csvfile import Row
 from runner.history import FaultFailed, HostStateChanged, RunEnded, RunStarted
-from testbed.serving.events import Event, HostFound, HostLeaving, HostLost, OutputMismatch, ServiceState
+from testbed.serving.events import (
+    Event,
+    HostFound,
+    HostLeaving,
+    HostLost,
+    HostSlow,
+    HostSteady,
+    OutputMismatch,
+    ServiceState,
+)
 
 SERVICE_COLUMNS = ("t_s", "event", "host", "state", "id", "detail")
 
@@ -39,6 +48,11 @@ def _told(event: Event) -> Row | None:
             return {"event": "host_found", "host": event.host}
         case HostLeaving():
             return {"event": "host_leaving", "host": event.host}
+        case HostSlow():
+            detail = f"stage {event.stage}: {event.busy_s:.3g} s at one request instead of {event.expected_s:.3g} s"
+            return {"event": "host_slow", "host": event.host, "detail": detail}
+        case HostSteady():
+            return {"event": "host_steady", "host": event.host}
         case OutputMismatch():
             return {"event": "output_mismatch", "host": event.host, "id": event.id}
         case FaultFailed():

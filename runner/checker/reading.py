@@ -38,24 +38,26 @@ class Line:
     Attributes:
         file: The table's name.
         number: Its first line in the file, counted from 1.
-        cells: Text by column.
+        cells: Their text.
+        columns: The place of each column.
     """
 
     file: str
     number: int
-    cells: Mapping[str, str]
+    cells: tuple[str, ...]
+    columns: Mapping[str, int]
 
     def text(self, column: str) -> str:
         """The cell as it is."""
-        return self.cells[column]
+        return self.cells[self.columns[column]]
 
     def words(self, column: str) -> tuple[str, ...]:
         """What spaces separate."""
-        return tuple(self.cells[column].split())
+        return tuple(self.text(column).split())
 
     def maybe(self, column: str) -> float | None:
         """A number; None if the cell is empty."""
-        text = self.cells[column]
+        text = self.text(column)
         if not text:
             return None
         try:
@@ -75,7 +77,7 @@ class Line:
 
     def maybe_count(self, column: str) -> int | None:
         """A whole number from 0; None if the cell is empty."""
-        text = self.cells[column]
+        text = self.text(column)
         if not text:
             return None
         if not (text.isascii() and text.isdigit()):
@@ -91,7 +93,7 @@ class Line:
 
     def flag(self, column: str) -> bool:
         """``true`` or ``false``."""
-        text = self.cells[column]
+        text = self.text(column)
         if text not in ("true", "false"):
             raise self.damage(f"{column} is neither true nor false: {text!r}")
         return text == "true"
@@ -174,19 +176,21 @@ def read_table(name: str, data: bytes) -> tuple[Line, ...]:
                 remedy="Was the run made by another version of the testbed? Check it with that one.",
             )
         began = reader.line_num + 1
+        columns = {column: place for place, column in enumerate(header)}
         for cells in reader:
             if len(cells) != len(header):
                 raise DamagedFile(f"{name}:{began}: {len(cells)} cells instead of {len(header)}")
-            lines.append(Line(name, began, dict(zip(header, cells, strict=True))))
+            lines.append(Line(name, began, tuple(cells), columns))
             began = reader.line_num + 1
     except csv.Error as error:
         raise DamagedFile(f"{name}:{began}: no CSV: {error}") from error
+    numbers = [column for column in header if column.endswith(NUMBERS)]
+    counts = [column for column in header if column in COUNTS and (name, column) not in MIXED]
     for line in lines:
-        for column in header:
-            if column.endswith(NUMBERS):
-                line.maybe(column)
-            elif column in COUNTS and (name, column) not in MIXED:
-                line.maybe_count(column)
+        for column in numbers:
+            line.maybe(column)
+        for column in counts:
+            line.maybe_count(column)
     return tuple(lines)
 
 

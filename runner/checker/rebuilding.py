@@ -80,6 +80,8 @@ def _service(line: Line, duration_s: float) -> Iterator[Event]:
             yield HostFound(t_s=t_s, host=host)
         case "host_leaving":
             yield HostLeaving(t_s=t_s, host=host)
+        case "host_slow" | "host_steady":
+            return  # no figure is made of them
         case "output_mismatch":
             yield OutputMismatch(t_s=t_s, id=line.count("id"), stage=0, host=host, epoch=0)
         case "fault_failed":
