@@ -6,8 +6,8 @@ How a fault is matched with what followed it:
   started; *replanned* at the first plan adopted after that which uses none of them (or any plan, once the fault is
   healed); *recovered* when the client has the first right answer of that plan's epoch or a later one. If none of its
   hosts had a stage in the epoch that served, service went on: it is recovered at the first right answer after it,
-  unless a new plan came all the same. One that was healed before anybody planned around it is recovered at the first
-  right answer after its healing.
+  unless a new plan came all the same before it was healed. One that was healed before anybody planned around it is
+  recovered at the first right answer after its healing.
 - A fault of links (``throttle``, ``partition``): *detected* and *replanned* only if a host at an end of a link was
   taken for dead, or a plan adopted, while it was in force and no fault of hosts accounts for that. *Recovered* when
   throughput is back, as :class:`RecoveryRule` defines it.
@@ -246,14 +246,16 @@ class _Analysis:
         lost = [e for e in self.lost_hosts if e.host in fault.hosts and e.t_s >= since_s and e not in self.explained]
         self.explained.update(lost[:1])
         detected_s = lost[0].t_s if lost else None
+        needed = any(stage.host in fault.hosts for stage in self._serving(since_s))
         replanned: PlanAdopted | None = None
         if detected_s is not None:
             for plan in self.plans:
+                if not needed and healed_s is not None and plan.t_s > healed_s:
+                    break  # it came for other reasons: nobody had to plan around hosts that were back
                 without = all(stage.host not in fault.hosts for stage in plan.stages)
                 if plan.t_s >= detected_s and (without or (healed_s is not None and plan.t_s >= healed_s)):
                     replanned = plan
                     break
-        needed = any(stage.host in fault.hosts for stage in self._serving(since_s))
         if replanned is not None:
             self.explained.add(replanned)
             recovered_s = next((a.t_s for a in self.answers if a.epoch >= replanned.epoch), None)

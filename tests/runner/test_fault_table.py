@@ -185,6 +185,21 @@ def test_a_host_that_came_back_before_anybody_planned_around_it_is_recovered_the
     assert (row["detected_s"], row["replanned_s"], row["recovered_s"]) == (None, None, 10.7)
 
 
+def test_a_plan_long_after_a_spare_came_back_was_not_for_it(plan: Plan) -> None:
+    lost = HostLost(t_s=5.3, host="c", how="heartbeat", detail="")
+    events = run(
+        [plan(0.0, 1, ("a", "b")), EpochActive(t_s=0.0, epoch=1, replayed=0), lost],
+        answers(every(0.5, 1.0, 20.0)),
+        fault(0, "isolate", 5.0, 6.0, hosts=("c",)),
+        fault(1, "throttle", 20.0, links=("a-s1",)),
+        [plan(21.0, 2, ("a", "b")), EpochActive(t_s=21.1, epoch=2, replayed=0)],
+        answers(every(0.5, 21.2, 29.0), epoch=2, first_id=60),
+    )
+    isolated, throttled = fault_rows(events)
+    assert (isolated["detected_s"], isolated["replanned_s"], isolated["recovered_s"]) == (5.3, None, 5.0)
+    assert throttled["replanned_s"] == 21.0
+
+
 def test_a_rate_counts_gaps_not_posts() -> None:
     times = [1.0, 2.0, 3.0]
     assert rate_rps(times, 1.0, 3.0) == 1.0
