@@ -290,9 +290,9 @@ class Journal:
             raise
         self._open.update(dict.fromkeys(copied, number))
         self._closed.append(before[1])
-        self._retire(before[0])
-        self._sync_folder()
         self._drop_finished()
+        self._retire(before[0], needed=before[1] in self._closed)
+        self._sync_folder()
 
     def _copy_open(self, number: int) -> list[int]:
         """Append the records of a segment's open requests; returns their ids."""
@@ -304,13 +304,13 @@ class Journal:
                 copied.append(record.meta["id"])
         return copied
 
-    def _retire(self, fd: int) -> None:
-        """Close a segment's descriptor, once it is on the disk."""
+    def _retire(self, fd: int, *, needed: bool) -> None:
+        """Close a segment's descriptor, once it is on the disk; one that was dropped never gets there."""
         with self._lock:
             unsynced = fd in self._written
             self._written.discard(fd)
         try:
-            if unsynced:
+            if needed and unsynced:
                 os.fdatasync(fd)
         finally:
             os.close(fd)

@@ -211,6 +211,8 @@ class Node:
         assembly: Assembly | None = None
         for arrival in arrivals(connection, NODE_LIMITS):
             frame = arrival.frame
+            if self._control is not writer:
+                return  # what a dispatcher had sent that has been started again since
             try:
                 match frame.kind:
                     case FrameKind.PREPARE:
@@ -278,7 +280,11 @@ class Node:
                 assembly.epoch, f"nothing more can be sent to {assembly.next_host}: {error}", assembly.next_host
             ),
         )
-        self._slot = slot
+        with self._lock:
+            if assembly.epoch < self._inlets.epoch:
+                slot.writer.close()
+                return  # a dispatcher that was started again has begun another epoch meanwhile
+            self._slot = slot
         self._tell_holdings(writer)
         writer.put(Frame(FrameKind.READY, assembly.epoch, meta=received))
 

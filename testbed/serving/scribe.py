@@ -25,7 +25,8 @@ from testbed.serving.journal import EPOCH_BLOCK, Journal, Standing
 from testbed.serving.ledger import Request
 from testbed.serving.messages import EpochsReserved, Journalled, JournalOpened, JournalUnready, Post, Unjournalled
 
-SYNC_PERIOD_S = 0.1
+SYNC_PERIOD_S = 0.5
+"""What is answered and dropped within it never costs the disk anything."""
 RETRY_S = 0.5
 
 
