@@ -10,14 +10,17 @@ codec       what is sent                             error of an element        
 `lz4`       an LZ4 block                             none                             none
 `zstd`      a Zstandard frame (RFC 8878), level 1    none                             none
 `zlib`      deflated bytes (RFC 1950), level 1       none                             none
-`fp16`      IEEE half floats                         2**-11 of it, or 2**-25          1 % of its range
-`int8`      256 equal steps from least to largest    half a step: 1/510 of the range  25 % of its range
+`fp16`      IEEE half floats                         2**-11 of it, or 2**-25          2 % of its range
+`int8`      256 equal steps from least to largest    half a step: 1/510 of the range  30 % of its range
 `int8+zstd` those steps in a Zstandard frame         as `int8`                        as `int8`
 =========== ======================================== ================================ =====================
 
 The error of an element is certain. What errors at several cuts do to an answer depends on the model: an answer counts
 as right while its largest difference from the whole model's answer is no more than the last column says; a request's
-row holds the difference itself, and whether both name the same class.
+row holds the difference itself, and whether both name the same class. Worst of 9 requests through 2 to 8 stages, random
+weights: `fp16` 0.8 % and `int8` 24 % for MobileNetV2, ResNet50, EfficientNet-B0, GoogLeNet, DenseNet121 and
+SqueezeNet1.1. One range for a tensor is too coarse for ViT-B/16, whose activations have outliers: `int8` is off by up
+to 69 % there, and such answers count as wrong.
 """
 
 from __future__ import annotations
@@ -161,7 +164,7 @@ def _lz4_unpacked(body: memoryview, expected: int) -> bytes:
 class Half:
     """`fp16`: half the bytes of a float32 tensor, quick."""
 
-    name, lossless, by_shape, answer_error = "fp16", False, True, 0.01
+    name, lossless, by_shape, answer_error = "fp16", False, True, 0.02
 
     def encode(self, tensor: torch.Tensor) -> Encoded | None:
         """Round to half floats; None for other types, and for values that would become infinite."""
@@ -182,7 +185,7 @@ class Half:
 class Byte:
     """`int8`: a quarter of the bytes of a float32 tensor; one range for the whole tensor."""
 
-    name, lossless, by_shape, answer_error = "int8", False, True, 0.25
+    name, lossless, by_shape, answer_error = "int8", False, True, 0.30
 
     def encode(self, tensor: torch.Tensor) -> Encoded | None:
         """Round to the nearest of 256 steps; None for other types, and for what has no finite range."""

@@ -143,7 +143,7 @@ def test_two_tiers_get_the_least_latency_over_the_graph() -> None:
 
 
 def test_arranging_keeps_every_narrow_cut_and_the_model(loaded: Loaded) -> None:
-    for name in ("googlenet", "squeezenet1_1", "densenet121"):
+    for name in ("googlenet", "squeezenet1_1"):
         _, graph = loaded(name)
         draw = random.Random(name)  # noqa: S311
         seconds = [draw.uniform(1e-5, 1e-3) for _ in graph.ops]
