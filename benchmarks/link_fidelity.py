@@ -41,11 +41,13 @@ from testbed.emulation import probe_process
 from testbed.emulation.cgroups import CgroupManager, CpuLimit
 from testbed.emulation.cleaner import clean_run
 from testbed.emulation.cluster import Cluster
+from testbed.emulation.disk import Condition
 from testbed.emulation.machine import capabilities
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.namespace import entered
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
+from testbed.errors import MachineError
 from testbed.serving.events import Event
 from testbed.spec.faults import KillFault, ThrottleFault
 from testbed.spec.faults.targets import Named
@@ -267,6 +269,14 @@ class FaultBench:
     def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
         """In place, and read back."""
         self._cluster.cut_hosts(fault, pairs)
+
+    def spoil_disk(self, host: str, condition: Condition | None, by: Hashable) -> InForce:
+        """Its processes have no disks of their own."""
+        raise MachineError(f"{host} has no disk of its own")
+
+    def corrupt_disk(self, host: str, seed: str) -> InForce:
+        """Its processes have no disks of their own."""
+        raise MachineError(f"{host} has no disk of its own")
 
 
 def faults(quick: bool) -> Iterator[Row]:

@@ -41,7 +41,7 @@ from runner.faults.compilation import faults_of, impairs
 from runner.history import Check, History, RunEnded, RunStarted
 from runner.interruption import Interruptions
 from runner.lab import Lab
-from runner.lab_disks import disk_sizes
+from runner.lab_disks import disk_needs, disk_sizes
 from runner.limits import cpu_limits
 from runner.link_sample import links_to_measure
 from runner.link_traces import TracePlayer, compile_traces, restore_traced
@@ -172,7 +172,7 @@ def needed(experiment: Experiment, options: Options) -> tuple[str, ...]:
         names.append({"auto": "delay", "netem": "netem", "delayline": "nfqueue"}[options.delay_backend])
     if any(isinstance(fault, PartitionFault) for fault in timeline_of(experiment)):
         names.append("packet_rules")
-    return tuple(names)
+    return (*names, *disk_needs(experiment))
 
 
 @contextlib.contextmanager

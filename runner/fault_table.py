@@ -12,6 +12,9 @@ How a fault is matched with what followed it:
   taken for dead, or a plan adopted, while it was in force and no fault of hosts accounts for that. *Recovered* when
   throughput is back, as :class:`RecoveryRule` defines it.
 
+- A fault of disks takes no service away by itself: *detected* when a node it hit told that its storage fails or is
+  damaged, which it notices when it next needs it; *replanned* and *recovered* as for a fault of links.
+
 Throughput is right answers a second, as the client gets them:
 
 - *before*: from the end of the previous fault's disturbance (or the first right answer) to this fault;
@@ -22,6 +25,7 @@ Throughput is right answers a second, as the client gets them:
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +33,18 @@ from dataclasses import dataclass
 from runner import tables
 from runner.csvfile import Row
 from runner.history import FaultHealed, FaultScheduled, FaultStarted
-from testbed.serving.events import EpochActive, Event, HostLost, PlanAdopted, PlannedStage, RequestCompleted
+from testbed.serving.events import (
+    EpochActive,
+    Event,
+    HostLost,
+    PlanAdopted,
+    PlannedStage,
+    RequestCompleted,
+    StorageTrouble,
+)
+from testbed.spec.faults import ACCEPTED, DiskFault
+
+DISK_VERBS = frozenset(kind.verb for kind in ACCEPTED if issubclass(kind, DiskFault))
 
 FAULT_COLUMNS = (
     "id",
@@ -197,10 +212,12 @@ class _Analysis:
         self.outcomes: dict[int, _Outcome] = {}
         self.explained: set[Event] = set()
         for fault in order:
-            if fault.hosts:
+            if fault.hosts and fault.verb not in DISK_VERBS:
                 self.outcomes[fault.fault] = self._host_outcome(fault)
         for fault in order:
-            if not fault.hosts:
+            if fault.verb in DISK_VERBS:
+                self.outcomes[fault.fault] = self._disk_outcome(fault)
+            elif not fault.hosts:
                 self.outcomes[fault.fault] = self._link_outcome(fault)
         self.order = [fault.fault for fault in order]
         self.lost = self._lost_requests()
@@ -292,6 +309,12 @@ class _Analysis:
             recovered_s=recovered_s,
             ended_s=max(ended) if recovered_s is not None else None,
         )
+
+    def _disk_outcome(self, fault: FaultScheduled) -> _Outcome:
+        since_s, following = self.effective[fault.fault], (e for e in self.events if isinstance(e, StorageTrouble))
+        until_s = self.healed.get(fault.fault, math.inf)
+        told_s = (e.t_s for e in following if e.host in fault.hosts and not e.over and since_s <= e.t_s <= until_s)
+        return dataclasses.replace(self._link_outcome(fault), detected_s=next(told_s, None))
 
     def _throughput_back_s(
         self, fault: int, effective_s: float, healed_s: float | None, horizon_s: float

@@ -19,7 +19,7 @@ from runner.client import GO
 from runner.faults.base import Way
 from runner.faults.compilation import foreseen
 from runner.history import History, HostSample, LinkSample
-from runner.lab_disks import disk_sizes
+from runner.lab_disks import LabDisks, disk_sizes
 from runner.lab_hosts import LabHosts
 from runner.lab_quotas import fit_quotas
 from runner.lab_servers import CLIENT, LISTEN_TIMEOUT_S, METRONOME, SENTINEL, Servers
@@ -50,7 +50,7 @@ NURSERY_PRELOAD = (
 )
 
 
-class Lab(LabHosts):
+class Lab(LabHosts, LabDisks):
     """Everything of a run that has to be undone; use it as a context manager, in the main thread.
 
     Args:
@@ -76,7 +76,8 @@ class Lab(LabHosts):
         has_disks: bool = True,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(prepared.emulated.experiment)
+        LabHosts.__init__(self, prepared.emulated.experiment)
+        LabDisks.__init__(self)
         self.prepared = prepared
         self.watch = Watch(history)
         self._experiment = prepared.emulated.experiment
@@ -101,7 +102,7 @@ class Lab(LabHosts):
             switching=self._experiment.switching,
             foreseen=foreseen(prepared.experiment),
         )
-        sizes = disk_sizes(self._experiment, possible=has_disks)
+        sizes = disk_sizes(prepared.experiment, possible=has_disks)
         self.disks = Disks(sizes, self._outfit.storage, work / "disks", manifest)
 
     def __enter__(self) -> Self:

@@ -30,6 +30,7 @@ from testbed.serving.events import (
     RequestSubmitted,
     ServiceState,
     StageDeployed,
+    StorageTrouble,
 )
 
 RECENT_S = 3.0
@@ -152,6 +153,8 @@ class LiveView:
                 changed, self.service = self.service != event.state, event.state
                 if changed and event.state in ("recovering", "unavailable"):
                     return [self._line(event.t_s, f"service is {event.state}{_because(event.detail)}", "warn")]
+            case StorageTrouble():
+                return [self._line(event.t_s, f"{event.host}: {event.detail}", "good" if event.over else "warn")]
             case Note():
                 return [self._line(event.t_s, f"{event.source}: {event.text}")]
             case Check(ok=False):

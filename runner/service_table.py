@@ -16,6 +16,7 @@ from testbed.serving.events import (
     HostSteady,
     OutputMismatch,
     ServiceState,
+    StorageTrouble,
 )
 
 SERVICE_COLUMNS = ("t_s", "event", "host", "state", "id", "detail")
@@ -53,6 +54,9 @@ def _told(event: Event) -> Row | None:
             return {"event": "host_slow", "host": event.host, "detail": detail}
         case HostSteady():
             return {"event": "host_steady", "host": event.host}
+        case StorageTrouble():
+            state = "works" if event.over else "fails"
+            return {"event": "storage", "host": event.host, "state": state, "detail": event.detail}
         case OutputMismatch():
             return {"event": "output_mismatch", "host": event.host, "id": event.id}
         case FaultFailed():

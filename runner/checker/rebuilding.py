@@ -37,6 +37,7 @@ from testbed.serving.events import (
     ServiceState,
     StageDeployed,
     StageExecuted,
+    StorageTrouble,
 )
 
 
@@ -82,6 +83,8 @@ def _service(line: Line, duration_s: float) -> Iterator[Event]:
             yield HostLeaving(t_s=t_s, host=host)
         case "host_slow" | "host_steady":
             return  # no figure is made of them
+        case "storage":
+            yield StorageTrouble(t_s=t_s, host=host, detail=detail, over=state == "works")
         case "output_mismatch":
             yield OutputMismatch(t_s=t_s, id=line.count("id"), stage=0, host=host, epoch=0)
         case "fault_failed":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from testbed.emulation.disk import Condition
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
 from testbed.serving.events import PlanAdopted
@@ -45,6 +46,12 @@ class Lab(Protocol):
 
     def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
         """Let no packet of either host of a pair reach the other; without pairs the fault is taken away."""
+
+    def spoil_disk(self, host: str, condition: Condition | None, by: Hashable) -> InForce:
+        """Bring a host's disk into a condition and read it back; None takes back what `by` had asked for."""
+
+    def corrupt_disk(self, host: str, seed: str) -> InForce:
+        """Flip a bit of every chunk of weights on a host's disk, and read them back."""
 
 
 class Fault(abc.ABC):

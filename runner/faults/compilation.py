@@ -8,10 +8,16 @@ from typing import Any
 from runner.faults.base import Fault
 from runner.faults.hosts import Kill
 from runner.faults.links import Flap, Isolate, LinkChange, LinkTrace, Partition, modification_of
+from runner.faults.storage import CorruptDisk, SpoiledDisk
 from testbed.emulation.overlay import Modification
 from testbed.spec.experiment import Experiment
 from testbed.spec.faults import (
     DelayFault,
+    DiskCorruptFault,
+    DiskFullFault,
+    DiskGoneFault,
+    DiskReadonlyFault,
+    DiskSlowFault,
     DownFault,
     FaultBase,
     FlapFault,
@@ -38,6 +44,10 @@ MAKERS: Mapping[type[FaultBase], Callable[[Any, Experiment], Fault]] = {
     LinkTraceFault: lambda spec, all_: LinkTrace(spec, _link(spec, all_), all_.hosts, all_.workload.duration_s),
     PartitionFault: lambda spec, _: Partition(spec),
     IsolateFault: lambda spec, all_: Isolate(spec, all_.links),
+    **dict.fromkeys(
+        (DiskFullFault, DiskReadonlyFault, DiskSlowFault, DiskGoneFault), lambda spec, _: SpoiledDisk(spec)
+    ),
+    DiskCorruptFault: lambda spec, all_: CorruptDisk(spec, all_.seed),
 }
 """What does each kind of fault; every kind in `testbed.spec.faults.ACCEPTED` is here."""
 

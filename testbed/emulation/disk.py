@@ -18,7 +18,6 @@ the others in force.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 import random
@@ -33,6 +32,9 @@ from testbed.emulation.manifest import RunManifest
 from testbed.errors import MachineError
 
 BUSY_S = 5.0
+HEALTHY = "works"
+"""What is read back of a disk that nothing is wrong with."""
+
 _RETRY_S = 0.002
 BALLAST = "ballast"
 """A file in a disk's root: empty, unless the disk is to be full. It also shows whether the disk works."""
@@ -70,9 +72,10 @@ class HostDisk:
         self.folder = folder
         self._image = image
         self._manifest = manifest
-        self._device: str | None = None
+        self._devices: list[str] = []
         self._condition = Condition()
-        self._throttled: tuple[Cgroup, str] | None = None
+        self._cgroup: Cgroup | None = None
+        self._limited: tuple[Cgroup, str] | None = None
 
     @property
     def condition(self) -> Condition:
@@ -89,8 +92,11 @@ class HostDisk:
         found = os.statvfs(self.folder)
         return found.f_bavail * found.f_frsize
 
-    def mount(self) -> None:
-        """Mount it.
+    def mount(self, *, check: bool = False) -> None:
+        """Mount it, on top of what is mounted there.
+
+        Args:
+            check: Whether it has to be mended first.
 
         Raises:
             MachineError: If the machine can't.
@@ -99,29 +105,30 @@ class HostDisk:
         self._manifest.will_create("mount", path=str(self.folder))
         with self._explained("mount"):
             with loop.attached(self._image) as device:
+                if check:
+                    ext4.check(device)
                 ext4.mount(device, self.folder)
-            self._device = device
+            self._devices.append(device)
             os.close(os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def unmount(self) -> None:
-        """Unmount it, which detaches its device; does nothing when it isn't mounted.
+        """Unmount it, which detaches its devices; does nothing when it isn't mounted.
 
         Raises:
             MachineError: If a file of it stays open.
         """
-        if self._device is None:
-            return
-        self._throttle(None, None)
+        self._full_speed()
         with self._explained("unmount"):
-            _when_idle(lambda: syscalls.unmount(str(self.folder)))
-        self._device = None
+            while self._devices:
+                _when_idle(lambda: syscalls.unmount(str(self.folder)))
+                self._devices.pop()
 
-    def change(self, cgroup: Cgroup | None = None, **what: bool | int | None) -> str:
-        """Change its condition; what is left out stays.
+    def become(self, wanted: Condition, cgroup: Cgroup | None = None) -> str:
+        """Bring it into a condition.
 
         Args:
-            cgroup: Whose reading and writing a rate limits.
-            what: Attributes of :class:`Condition`.
+            wanted: The condition.
+            cgroup: Whose reading and writing a rate limits, from now on; that of the last time unless given.
 
         Returns:
             What was read back, for people.
@@ -129,13 +136,13 @@ class HostDisk:
         Raises:
             MachineError: If the kernel refuses, or holds something else afterwards.
         """
-        wanted = dataclasses.replace(self._condition, **what)  # type: ignore[arg-type]
-        with self._explained("change"):
-            self._settle(wanted, cgroup or (self._throttled[0] if self._throttled else None))
-        self._condition = wanted
+        self._cgroup = cgroup or self._cgroup
+        with self._explained("change"), self._unthrottled():
+            self._settle(wanted)
+            self._condition = wanted
         return self._read_back()
 
-    def corrupt(self, folder: str, seed: int) -> str:
+    def corrupt(self, folder: str, seed: str) -> str:
         """Flip a bit of every file in a folder, by the device and not only in the cache.
 
         Args:
@@ -146,53 +153,43 @@ class HostDisk:
             How much was damaged, for people.
 
         Raises:
-            MachineError: If there is no file, or the disk doesn't work.
+            MachineError: If the disk refuses.
         """
         if self._condition.gone:
-            raise MachineError(f"the disk of {self.host} is gone: nothing on it can be damaged")
+            return "the disk is gone: nothing on it can be damaged"
         rng = random.Random(f"{seed}/{self.host}")  # noqa: S311 - which bits is no secret
         count = 0
-        with self._explained("damage"), self._writable():
+        with self._explained("damage"), self._unthrottled(), self._writable():
             for path in sorted((self.folder / folder).glob("*")):
                 with contextlib.suppress(FileNotFoundError):  # the host has just deleted it
                     count += _flip_a_bit(path, rng)
-        if not count:
-            raise MachineError(f"there is nothing on the disk of {self.host} that could be damaged")
-        return f"a bit of each of {count} files flipped"
+        return f"a bit of each of {count} files flipped" if count else "no file to damage"
 
     # How it is done --------------------------------------------------------------------------------------------------
 
-    def _settle(self, wanted: Condition, cgroup: Cgroup | None) -> None:
-        was = self._condition
+    def _settle(self, wanted: Condition) -> None:
         if wanted.gone:
-            if not was.gone:
+            if not self._condition.gone:
                 ext4.fail(self.folder)
             return  # all else comes when the disk does
-        if was.gone:
+        if self._condition.gone:
             self._restore()
-            was = dataclasses.replace(was, readonly=False, rate_bytes_s=None, gone=False)
-        if was.rate_bytes_s != wanted.rate_bytes_s:
-            self._throttle(None, None)
         if wanted.full or self._ballast.stat().st_size:
             with self._writable():
                 self._fill() if wanted.full else os.truncate(self._ballast, 0)
-        if wanted.rate_bytes_s is not None and was.rate_bytes_s != wanted.rate_bytes_s:
+        slow = wanted.rate_bytes_s is not None
+        if slow and not os.statvfs(self.folder).f_flag & os.ST_SYNCHRONOUS:
             self._drop_cache()
-        self._remount(wanted.readonly, wanted.rate_bytes_s is not None)
-        if wanted.rate_bytes_s is not None and cgroup is not None:
-            self._throttle(cgroup, wanted.rate_bytes_s)
+        self._remount(wanted.readonly, slow)
 
     def _restore(self) -> None:
-        self.unmount()
-        for device in loop.devices_of(self._image):
-            # A mount namespace that was made meanwhile has a copy of the mount. It writes nothing any more but what
-            # memory holds for the device.
-            loop.flush(device)
-        ext4.check(self._image)
-        self.mount()
+        """Mount it anew on top of what failed, so that at no instant the host sees an empty folder in its place."""
+        # What failed writes nothing any more, once what memory still holds for its device is written.
+        loop.flush(self._devices[-1])
+        self.mount(check=True)
 
     def _fill(self) -> None:
-        """Take every free block."""
+        """Take every free block, until the kernel hasn't a single one."""
         descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CLOEXEC)
         try:
             block = os.fstatvfs(descriptor).f_frsize
@@ -221,15 +218,24 @@ class HostDisk:
                 if path.is_file() and path != self._ballast:
                     _forget(path)
 
-    def _throttle(self, cgroup: Cgroup | None, rate_bytes_s: int | None) -> None:
-        if self._throttled is not None:
-            before, number = self._throttled
-            before.set_disk_rate(number, None)
-            self._throttled = None
-        if cgroup is not None and self._device is not None:
-            number = loop.device_number(self._device)
-            cgroup.set_disk_rate(number, rate_bytes_s)
-            self._throttled = cgroup, number
+    def _full_speed(self) -> None:
+        if self._limited is not None:
+            cgroup, number = self._limited
+            cgroup.set_disk_rate(number, None)
+            self._limited = None
+
+    @contextlib.contextmanager
+    def _unthrottled(self) -> Iterator[None]:
+        """As fast as the machine, so that what the host has begun to write ends: it holds up every change."""
+        self._full_speed()
+        try:
+            yield
+        finally:
+            rate_bytes_s = self._condition.rate_bytes_s
+            if rate_bytes_s is not None and self._cgroup is not None and not self._condition.gone:
+                number = loop.device_number(self._devices[-1])
+                self._cgroup.set_disk_rate(number, rate_bytes_s)
+                self._limited = self._cgroup, number
 
     def _remount(self, readonly: bool, synchronous: bool) -> None:
         flags = os.statvfs(self.folder).f_flag
@@ -265,15 +271,13 @@ class HostDisk:
         if bool(found.f_flag & os.ST_RDONLY) != wanted.readonly:
             raise self._otherwise(f"read-only is {not wanted.readonly}")
         told += ["read-only"] if wanted.readonly else []
-        if wanted.full:
-            if found.f_bavail:
-                raise self._otherwise(f"{self.free_bytes} bytes are still free")
-            told.append("0 bytes free")
+        # The host may have deleted something meanwhile.
+        told += [f"{self.free_bytes} bytes free"] if wanted.full else []
         if wanted.rate_bytes_s is not None:
             if not found.f_flag & os.ST_SYNCHRONOUS:
                 raise self._otherwise("who writes doesn't wait")
             told.append(f"{wanted.rate_bytes_s} bytes a second")
-        return ", ".join(told) or "works"
+        return ", ".join(told) or HEALTHY
 
     def _otherwise(self, what: str) -> MachineError:
         return MachineError(f"the disk of {self.host} isn't as it was set: {what}")

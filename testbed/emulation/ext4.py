@@ -77,7 +77,7 @@ def make(image: Path | int, geometry: Geometry) -> None:
             "lazy_itable_init=1,nodiscard",
             f"/proc/self/fd/{descriptor}",
         ]
-        _tool(argv, descriptor, {0})
+        _tool(argv, (descriptor,), {0})
     finally:
         if isinstance(image, Path):
             os.close(descriptor)
@@ -148,22 +148,20 @@ def fail(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check(image: Path) -> None:
+def check(device: str) -> None:
     """Mend a file system that wasn't unmounted properly, as a machine does at its start.
+
+    Args:
+        device: A device that isn't mounted, such as ``loop3``.
 
     Raises:
         MachineError: If the tool is missing, or can't mend it.
-        OSError: If the file can't be opened.
     """
-    descriptor = os.open(image, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # 1: something was mended.
-        _tool(["e2fsck", "-f", "-y", f"/proc/self/fd/{descriptor}"], descriptor, {0, 1})
-    finally:
-        os.close(descriptor)
+    # 1: something was mended.
+    _tool(["e2fsck", "-f", "-y", f"/dev/{device}"], (), {0, 1})
 
 
-def _tool(argv: list[str], descriptor: int, good: set[int]) -> None:
+def _tool(argv: list[str], descriptors: tuple[int, ...], good: set[int]) -> None:
     # Debian keeps these in sbin, which isn't in everybody's path.
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C"}
     try:
@@ -173,7 +171,7 @@ def _tool(argv: list[str], descriptor: int, good: set[int]) -> None:
             text=True,
             timeout=TOOL_TIMEOUT_S,
             check=False,
-            pass_fds=(descriptor,),
+            pass_fds=descriptors,
             env=environment,
         )
     except FileNotFoundError as error:

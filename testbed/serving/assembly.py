@@ -67,6 +67,7 @@ class Assembly:
             data = self._store.read(chunk_id)
             if data is not None:
                 self._weights.add(chunk_id, data)
+        self._store.tell_damage()
         return list(self._weights.missing)
 
     def add(self, arrival: Arrival) -> None:

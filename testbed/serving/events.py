@@ -268,11 +268,12 @@ class ServiceState(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageTrouble(Event):
-    """A node met a damaged chunk, or a disk that it can't read or write, or one that works again; serving goes on."""
+    """A node met damaged chunks, or a disk that it can't read or write; serving goes on. ``over``: it works again."""
 
     kind: ClassVar[str] = "storage_trouble"
     host: str
     detail: str
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,8 +106,8 @@ class Node:
             while True:
                 self._compute(self._inbox.get())
 
-    def _tell_of_storage(self, detail: str) -> None:
-        self._report(StorageTrouble(t_s=now_s(), host=self._config.host, detail=detail))
+    def _tell_of_storage(self, detail: str, over: bool) -> None:
+        self._report(StorageTrouble(t_s=now_s(), host=self._config.host, detail=detail, over=over))
 
     def _feel(self) -> Pulse:
         """What to tell with the next heartbeat; notices, too, when nothing gets through to the next hop."""

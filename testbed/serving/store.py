@@ -51,16 +51,17 @@ class ChunkStore:
     Args:
         folder: Made if it doesn't exist.
         capacity_bytes: None means unlimited.
-        tell: Told for people what is wrong with the storage: each damaged chunk, and each change of what ails the disk.
+        tell: Told for people, and whether it is good news, each change of what ails the disk, and of damage found.
     """
 
     def __init__(
-        self, folder: Path, capacity_bytes: int | None = None, tell: Callable[[str], None] = lambda _: None
+        self, folder: Path, capacity_bytes: int | None = None, tell: Callable[[str, bool], None] = lambda *_: None
     ) -> None:
         self._folder = folder
         self._capacity_bytes = capacity_bytes
         self._tell = tell
         self._trouble: str | None = None
+        self._damaged = 0
         self._lock = threading.Lock()
         self._pinned: frozenset[str] = frozenset()
         self._sizes: dict[str, int] = {}
@@ -99,11 +100,18 @@ class ChunkStore:
                 self._ails("read", error)
                 return None
             if hashlib.sha256(data).hexdigest() != chunk_id:
-                self._tell(f"chunk {chunk_id[:12]} in the storage is damaged: its bytes have another hash")
+                self._damaged += 1
                 self._drop(chunk_id)
                 return None
             self._sizes[chunk_id] = self._sizes.pop(chunk_id)  # the last one was used last
             return data
+
+    def tell_damage(self) -> None:
+        """Tell how many damaged chunks were found since the last time, if any."""
+        with self._lock:
+            count, self._damaged = self._damaged, 0
+        if count:
+            self._tell(f"{count} chunks in the storage are damaged: their bytes have other hashes", False)
 
     def write(self, chunk_id: str, data: bytes | bytearray | memoryview, keep: Collection[str] = ()) -> bool:
         """Keep a chunk whose hash was checked.
@@ -137,7 +145,7 @@ class ChunkStore:
             self._sizes[chunk_id] = len(data)
             if self._trouble is not None:
                 self._trouble = None
-                self._tell("the storage can be written again")
+                self._tell("the storage can be written again", True)
             return True
 
     def _found(self) -> dict[str, int]:
@@ -190,4 +198,4 @@ class ChunkStore:
         trouble = f"the storage can't be {what}: {os.strerror(error.errno) if error.errno else error}"
         if trouble != self._trouble:
             self._trouble = trouble
-            self._tell(f"{trouble}; weights are in memory only")
+            self._tell(f"{trouble}; weights are in memory only", False)

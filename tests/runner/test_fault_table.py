@@ -6,7 +6,15 @@ import pytest
 
 from runner.fault_table import FAULT_COLUMNS, disturbances, fault_rows, rate_rps
 from runner.history import FaultEffective, FaultHealed, FaultScheduled, FaultStarted, RunEnded, RunStarted
-from testbed.serving.events import EpochActive, Event, HostLost, PlanAdopted, RequestCompleted, RequestSubmitted
+from testbed.serving.events import (
+    EpochActive,
+    Event,
+    HostLost,
+    PlanAdopted,
+    RequestCompleted,
+    RequestSubmitted,
+    StorageTrouble,
+)
 
 Plan = Callable[..., PlanAdopted]
 
@@ -198,6 +206,23 @@ def test_a_plan_long_after_a_spare_came_back_was_not_for_it(plan: Plan) -> None:
     isolated, throttled = fault_rows(events)
     assert (isolated["detected_s"], isolated["replanned_s"], isolated["recovered_s"]) == (5.3, None, 5.0)
     assert throttled["replanned_s"] == 21.0
+
+
+def test_a_disk_s_fault_is_detected_when_a_node_it_hit_needs_the_disk(plan: Plan) -> None:
+    def trouble(t_s: float, host: str, over: bool = False) -> StorageTrouble:
+        return StorageTrouble(t_s=t_s, host=host, detail="", over=over)
+
+    events = run(
+        [plan(0.0, 1, ("a", "b")), EpochActive(t_s=0.0, epoch=1, replayed=0)],
+        answers(every(0.5, 1.0, 30.0)),
+        fault(0, "disk-full", 10.2, 15.2, hosts=("a",)),
+        fault(1, "disk-gone", 20.2, 25.2, hosts=("b",)),
+        [trouble(9.0, "a"), trouble(11.0, "b"), trouble(12.0, "a", over=True), trouble(13.0, "a"), trouble(14.0, "a")],
+        [trouble(26.0, "b")],
+    )
+    full, gone = disturbances(events)
+    assert (full.detected_s, full.replanned_s, full.recovered_s) == (13.0, None, 10.5)
+    assert (gone.detected_s, gone.needs_recovery) == (None, False)
 
 
 def test_a_rate_counts_gaps_not_posts() -> None:

@@ -13,6 +13,7 @@ import pytest
 from runner.faults.base import Fault, InForce, Lab, Way
 from runner.history import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.timeline import Step, Timeline, compile_steps
+from testbed.emulation.disk import Condition
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
 from testbed.errors import ExperimentError, MachineError
@@ -47,6 +48,14 @@ class NoLab:
     def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
         self.done.append(f"{ways} {modification}")
         return ()
+
+    def spoil_disk(self, host: str, condition: Condition | None, by: Hashable) -> InForce:
+        self.done.append(f"disk of {host}: {condition}")
+        return InForce(0.0, "works" if condition is None else "spoilt")
+
+    def corrupt_disk(self, host: str, seed: str) -> InForce:
+        self.done.append(f"corrupt {host} {seed}")
+        return InForce(0.0, "flipped")
 
     def cut_hosts(self, fault: Hashable, pairs: Sequence[tuple[str, str]]) -> None:
         self.done.append(f"cut {pairs}")

@@ -95,19 +95,21 @@ def test_a_stage_over_the_capacity_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_damaged_chunk_is_missing_and_told(tmp_path: Path, told: list[str]) -> None:
-    store = ChunkStore(tmp_path, tell=told.append)
+    store = ChunkStore(tmp_path, tell=lambda text, _: told.append(text))
     fill(store, 2)
     (tmp_path / IDS[0]).write_bytes(bytes(100))
     assert store.read(IDS[0]) is None
     assert store.read(IDS[1]) == CHUNKS[1][1]
-    assert told == [f"chunk {IDS[0][:12]} in the storage is damaged: its bytes have another hash"]
+    for _ in range(2):
+        store.tell_damage()
+    assert told == ["1 chunks in the storage are damaged: their bytes have other hashes"]
     assert on_disk(tmp_path) == {IDS[1]}
     assert store.write(*CHUNKS[0])
     assert store.read(IDS[0]) == CHUNKS[0][1]
 
 
 def test_a_full_disk_takes_what_fits_and_no_more(tmp_path: Path, disk: Disk, told: list[str]) -> None:
-    store = ChunkStore(tmp_path, 10_000, told.append)
+    store = ChunkStore(tmp_path, 10_000, lambda text, over: told.append(f"{text}{' (over)' * over}"))
     fill(store, 2)
     disk.room_bytes = 250
     assert store.write(*CHUNKS[2], keep={IDS[1]})
@@ -118,14 +120,14 @@ def test_a_full_disk_takes_what_fits_and_no_more(tmp_path: Path, disk: Disk, tol
     assert told == ["the storage can't be written: No space left on device; weights are in memory only"]
     disk.room_bytes = None
     assert store.write(*CHUNKS[3], keep=set(IDS))
-    assert told[1:] == ["the storage can be written again"]
+    assert told[1:] == ["the storage can be written again (over)"]
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
 def test_a_disk_that_fails_is_told_once_and_spares_the_rest(
     number: int, tmp_path: Path, disk: Disk, told: list[str]
 ) -> None:
-    store = ChunkStore(tmp_path, tell=told.append)
+    store = ChunkStore(tmp_path, tell=lambda text, _: told.append(text))
     fill(store, 2)
     disk.fails = number
     assert not store.write(*CHUNKS[2])
@@ -139,7 +141,7 @@ def test_a_disk_that_fails_is_told_once_and_spares_the_rest(
 
 
 def test_a_disk_that_cannot_be_read_at_all(tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ChunkStore(tmp_path / "weights", tell=told.append)
+    store = ChunkStore(tmp_path / "weights", tell=lambda text, _: told.append(text))
     fill(store, 1)
 
     def fail(*_: object, **__: object) -> None:
@@ -151,7 +153,7 @@ def test_a_disk_that_cannot_be_read_at_all(tmp_path: Path, told: list[str], monk
         assert store.read(IDS[0]) is None
         assert not store.write(*CHUNKS[1])
         restarted: list[str] = []
-        assert ChunkStore(tmp_path / "weights", tell=restarted.append).read(IDS[0]) is None
+        assert ChunkStore(tmp_path / "weights", tell=lambda text, _: restarted.append(text)).read(IDS[0]) is None
     assert [line.partition(":")[0] for line in told] == ["the storage can't be read", "the storage can't be written"]
     assert len(restarted) == 1
     assert store.read(IDS[0]) == CHUNKS[0][1]

@@ -38,14 +38,17 @@ def test_a_campaign_is_the_seed_s(load: Load) -> None:
 
 
 def test_a_campaign_is_as_it_was_asked_for(load: Load) -> None:
-    experiment = chaotic(load, f"rate: 20/s, kinds: [{ALL}], from: 3s, until: 25s, for: [100ms, 9s]")
+    kinds = set(drawable()) - {"kill", "poweroff", "leave"}  # after which nothing else could befall a host
+    experiment = chaotic(
+        load, f"rate: 20/s, kinds: [{', '.join(sorted(kinds))}], from: 3s, until: 25s, for: [100ms, 1s]"
+    )
     flat = timeline(experiment)
-    assert 330 < len(flat) <= 550  # 440 on average; hosts that are down already are left alone
-    assert {fault.kind for fault in flat} == set(drawable())
+    assert 200 < len(flat) <= 550  # 440 on average; hosts that have a fault already are left alone
+    assert {fault.kind for fault in flat} == kinds
     assert [fault.at_s for fault in flat] == sorted(fault.at_s for fault in flat)
     for fault in flat:
         assert 3 <= fault.at_s <= 25
-        assert fault.lasts_s is None or (0.01 <= fault.lasts_s <= 9 and fault.at_s + fault.lasts_s <= 30 + 1e-9)
+        assert fault.lasts_s is None or (0.01 <= fault.lasts_s <= 1 and fault.at_s + fault.lasts_s <= 30 + 1e-9)
     throttles = [fault for fault in flat if isinstance(fault, ThrottleFault)]
     assert all(fault.rate_bps <= 25_000_000 for fault in throttles)
     assert any(fault.from_ is None for fault in throttles)

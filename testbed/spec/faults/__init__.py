@@ -35,6 +35,7 @@ from testbed.spec.faults.links import (
 )
 from testbed.spec.faults.storage import (
     DiskCorruptFault,
+    DiskFault,
     DiskFullFault,
     DiskGoneFault,
     DiskReadonlyFault,
@@ -52,6 +53,11 @@ ACCEPTED: tuple[type[FaultBase], ...] = (
     LinkTraceFault,
     PartitionFault,
     IsolateFault,
+    DiskFullFault,
+    DiskReadonlyFault,
+    DiskSlowFault,
+    DiskCorruptFault,
+    DiskGoneFault,
 )
 """The kinds that a file may have. Each has its place in `runner.faults.compilation` too."""
 
@@ -78,6 +84,7 @@ __all__ = [
     "CpuFault",
     "DelayFault",
     "DiskCorruptFault",
+    "DiskFault",
     "DiskFullFault",
     "DiskGoneFault",
     "DiskReadonlyFault",

@@ -10,7 +10,11 @@ from testbed.spec.faults.base import HostFault, Hosts, LastingFault
 from testbed.spec.quantities import Rate
 
 
-class DiskFullFault(LastingFault, HostFault):
+class DiskFault(HostFault):
+    """A fault of hosts' disks; it takes away no service by itself."""
+
+
+class DiskFullFault(LastingFault, DiskFault):
     """Nothing more can be written to the disk."""
 
     noun: ClassVar[str] = "a disk-full fault"
@@ -19,7 +23,7 @@ class DiskFullFault(LastingFault, HostFault):
     disk_full: Annotated[Hosts, Field(alias="disk-full")]
 
 
-class DiskReadonlyFault(LastingFault, HostFault):
+class DiskReadonlyFault(LastingFault, DiskFault):
     """The disk can be read but not written, as after an error of its file system."""
 
     noun: ClassVar[str] = "a disk-readonly fault"
@@ -28,7 +32,7 @@ class DiskReadonlyFault(LastingFault, HostFault):
     disk_readonly: Annotated[Hosts, Field(alias="disk-readonly")]
 
 
-class DiskSlowFault(LastingFault, HostFault):
+class DiskSlowFault(LastingFault, DiskFault):
     """The disk reads and writes slowly."""
 
     noun: ClassVar[str] = "a disk-slow fault"
@@ -40,7 +44,7 @@ class DiskSlowFault(LastingFault, HostFault):
     ]
 
 
-class DiskCorruptFault(HostFault):
+class DiskCorruptFault(DiskFault):
     """Bytes of the cached weights are flipped on the disk."""
 
     noun: ClassVar[str] = "a disk-corrupt fault"
@@ -49,7 +53,7 @@ class DiskCorruptFault(HostFault):
     disk_corrupt: Annotated[Hosts, Field(alias="disk-corrupt")]
 
 
-class DiskGoneFault(LastingFault, HostFault):
+class DiskGoneFault(LastingFault, DiskFault):
     """The disk is gone: what it held can't be read any more, and nothing can be written."""
 
     noun: ClassVar[str] = "a disk-gone fault"
