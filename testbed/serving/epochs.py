@@ -9,23 +9,21 @@ weights that the new plan lacks travel ahead, and only then comes the fence, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from testbed.errors import ProtocolError
 from testbed.planning.plan import Assignment, Plan
 from testbed.serving.connection import Arrival
-from testbed.serving.deployment import Deployment, adopted
-from testbed.serving.events import ChangeWeighed, EpochActive, EpochFenced, Reporter, StageDeployed, now_s
+from testbed.serving.events import ChangeWeighed, EpochActive, EpochFenced, Reporter, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.journal import Standing
-from testbed.serving.members import holdings_of, open_pipeline
+from testbed.serving.members import holdings_of
 from testbed.serving.membership import Membership
 from testbed.serving.messages import Gone, PipelineOpened, Planned, Post, Supplied
 from testbed.serving.planner import Planner
 from testbed.serving.process import DispatcherConfig
 from testbed.serving.requests import Requests
+from testbed.serving.rollout import Rollout
 from testbed.serving.scribe import Scribe
 from testbed.serving.slowness import Slowness
 from testbed.serving.supplies import Supplies
@@ -79,7 +77,7 @@ class Epochs:
         self._epoch = 0
         self._epoch_limit = 0
         self._resumed = False
-        self._deployment: Deployment | None = None
+        self._rollout: Rollout | None = None
         self._decision: tuple[Assignment, ...] = config.first_plan
         self._replays = 0
         self._next: tuple[Plan, str] | None = None
@@ -90,6 +88,11 @@ class Epochs:
         self._suspicion: Suspicion | None = None
         self._slowness = Slowness(report, config.misses * config.heartbeat_s)
         self._was_shunning = False
+
+    @property
+    def _hosts(self) -> frozenset[str]:
+        """Hosts of the present plan; none while there is none."""
+        return frozenset() if self._rollout is None else self._rollout.deployment.hosts
 
     # The journal -----------------------------------------------------------------------------------------------------
 
@@ -130,7 +133,7 @@ class Epochs:
         self._supplies.lost(host)
         if self._phase == "gathering":
             self._start()
-        elif self._deployment is not None and host in self._deployment.hosts:
+        elif host in self._hosts:
             self._fence(f"{host} was lost")
         elif self._next is not None and host in {stage.host for stage in self._next[0].stages}:
             self._stay()
@@ -141,7 +144,7 @@ class Epochs:
         """A node wants to go; it is released once no stage is on it."""
         if not self._nodes.wants_to_leave(host):
             return
-        if self._deployment is None or host not in self._deployment.hosts:
+        if host not in self._hosts:
             self._release()
         elif self._phase in ("serving", "moving"):
             self._stay()
@@ -150,8 +153,7 @@ class Epochs:
             self._news = f"{host} wants to leave"
 
     def _release(self) -> None:
-        needed = self._deployment.hosts if self._deployment is not None else frozenset()
-        for host in sorted(self._nodes.leaving - needed):
+        for host in sorted(self._nodes.leaving - self._hosts):
             self._nodes.send(host, Frame(FrameKind.RELEASED, self._epoch))
 
     def _start(self) -> None:
@@ -172,12 +174,12 @@ class Epochs:
     # Plan ------------------------------------------------------------------------------------------------------------
 
     def _new_epoch(self, reason: str) -> None:
-        if self._deployment is not None:
-            self._report(EpochFenced(t_s=now_s(), epoch=self._deployment.epoch, reason=reason))
+        if self._rollout is not None:
+            self._report(EpochFenced(t_s=now_s(), epoch=self._epoch, reason=reason))
         # A node may know of later epochs than a journal that was damaged or lost with its disk.
         self._epoch = max(self._epoch, self._nodes.newest_epoch) + 1
         self._scribe.reserve(self._epoch)
-        self._deployment = None
+        self._rollout = None
         self._next = None
         self._look_s = self._retry_s = self._suspicion = None
         self._supplies.stop()
@@ -220,16 +222,19 @@ class Epochs:
     def _weigh(self, reason: str) -> None:
         """See whether another plan is worth a change, now or as soon as the epoch serves."""
         self._news = reason
-        if self._phase == "serving" and not self._weighing and self._deployment is not None:
+        if self._phase == "serving" and not self._weighing:
             self._news = ""
             self._weighing = True
-            forced = not self._nodes.usable() >= self._deployment.hosts
+            forced = not self._nodes.usable() >= self._hosts
             self._planner.weigh(self._epoch, self._decision, reason, forced=forced)
 
     def _weighed(self, found: Planned) -> None:
         self._weighing = False
         change, plan = found.change, found.plan
-        if found.epoch == self._epoch and self._phase == "serving" and change is not None:
+        possible = plan is None or self._nodes.usable() >= {stage.host for stage in plan.stages}
+        if not possible:
+            self._news = self._news or found.reason
+        elif found.epoch == self._epoch and self._phase == "serving" and change is not None:
             worth = plan is not None and (change.pays or change.forced)
             self._report(
                 ChangeWeighed(
@@ -266,6 +271,10 @@ class Epochs:
         if self._next is None:
             return
         plan, reason = self._next
+        if not self._nodes.usable() >= {stage.host for stage in plan.stages}:
+            self._stay()
+            self._weigh(reason)
+            return
         self._new_epoch(reason)
         self._enter("recovering", reason)
         self._deploy(plan, reason)
@@ -299,8 +308,8 @@ class Epochs:
                     self._enter("unavailable", f"waiting for {', '.join(missing)}")
             elif self._phase == "stuck":
                 self._plan("what had failed may work again")
-            elif self._phase == "deploying" and self._deployment is not None:
-                late = sorted(self._deployment.waiting)
+            elif self._phase == "deploying" and self._rollout is not None:
+                late = sorted(self._rollout.deployment.waiting)
                 for host in late:
                     self._nodes.shun(host)
                 self._fence(f"the deployment to {', '.join(late) or 'all hosts'} took too long")
@@ -310,10 +319,10 @@ class Epochs:
 
     def _look(self) -> None:
         """Once in a while: does everything get through, is anybody slow, is a change worth its while?"""
-        if self._phase not in ("serving", "moving") or self._deployment is None:
+        if self._phase not in ("serving", "moving") or self._rollout is None:
             return
         self._look_s = now_s() + self._policy.settle_s
-        plan, first = self._deployment.plan, self._decision[0].host
+        plan, first = self._rollout.deployment.plan, self._decision[0].host
         if self._requests.cut_off:
             self._planner.shun(self._config.host, first)
             self._fence(f"{first} acknowledges nothing")
@@ -333,22 +342,24 @@ class Epochs:
     # Deploy ----------------------------------------------------------------------------------------------------------
 
     def _deploy(self, plan: Plan, reason: str) -> None:
-        config = self._config
         if self._epoch > self._epoch_limit:
             self._phase = "unnumbered"
             self._enter("unavailable", f"the journal doesn't take the number of epoch {self._epoch}")
             return
         self._phase = "deploying"
-        self._report(adopted(self._epoch, plan, reason))
-        deployment = Deployment(self._epoch, plan, config.package)
-        self._deployment = deployment
-        self._decision = deployment.assignments
+        self._rollout = Rollout(
+            self._config,
+            self._nodes,
+            self._planner.estimates,
+            self._report,
+            self._post,
+            self._epoch,
+            plan,
+            reason,
+        )
+        self._decision = self._rollout.deployment.assignments
         self._scribe.adopt(self._decision)
         self._retry_s = now_s() + self._planner.deploy_limit_s(self._decision)
-        addresses = {**config.nodes, config.host: config.address}
-        for index, stage in enumerate(plan.stages):
-            next_host = plan.stages[index + 1].host if index + 1 < len(plan.stages) else config.host
-            self._nodes.send(stage.host, deployment.prepare(stage.host, next_host, addresses[next_host]))
 
     def node_frame(self, host: str, frame: Frame) -> None:
         """Take what a node says.
@@ -365,18 +376,13 @@ class Epochs:
         if frame.kind is FrameKind.LEAVE:
             self.leave(host)
             return
-        deployment = self._deployment
-        if deployment is None or frame.epoch != deployment.epoch or host not in deployment.hosts:
+        rollout = self._rollout
+        if rollout is None or frame.epoch != self._epoch or host not in self._hosts:
             return
-        match frame.kind:
-            case FrameKind.WANT:
-                self._nodes.send(host, deployment.chunks(host, frame.meta.get("chunks")))
-            case FrameKind.READY:
-                self._ready(host, deployment, frame.meta)
-            case FrameKind.FAILED:
-                self._failed(host, str(frame.meta.get("suspect", host)), str(frame.meta.get("reason")))
-            case _:
-                raise ProtocolError(f"{frame.kind.name} on a control connection")
+        if frame.kind is FrameKind.FAILED:
+            self._failed(host, str(frame.meta.get("suspect", host)), str(frame.meta.get("reason")))
+        else:
+            rollout.take(host, frame)
 
     def _failed(self, host: str, suspect: str, reason: str) -> None:
         """A stage can't be served: its host is to blame, or the next one, or the path between them.
@@ -390,35 +396,6 @@ class Epochs:
         else:
             allowance_s = 2 * self._config.misses * self._config.heartbeat_s
             self._suspicion = Suspicion(host, suspect, reason, now_s() + allowance_s)
-
-    def _ready(self, host: str, deployment: Deployment, meta: Mapping[str, Any]) -> None:
-        config = self._config
-        stage = deployment.stage_of(host)
-        match meta:
-            case {"bytes": int(received), "transfer_s": float(transfer_s)} if transfer_s > 0:
-                self._planner.estimates.observe_transfer(config.host, host, received * 8, transfer_s)
-        self._report(
-            StageDeployed(
-                t_s=now_s(),
-                epoch=deployment.epoch,
-                stage=stage.index,
-                host=host,
-                started_s=deployment.started_s,
-                bytes_sent=deployment.sent_bytes(host),
-            )
-        )
-        if deployment.ready(host):
-            first = deployment.plan.stages[0].host
-            open_pipeline(
-                first,
-                config.nodes[first],
-                config.token,
-                config.host,
-                deployment.epoch,
-                config.window,
-                self._post,
-                config.patience,
-            )
 
     # Serve -----------------------------------------------------------------------------------------------------------
 
@@ -445,5 +422,5 @@ class Epochs:
 
     def learn(self, arrival: Arrival) -> None:
         """What an answer of this epoch tells of paths and hosts."""
-        if self._deployment is not None and arrival.frame.epoch == self._epoch:
-            self._planner.learn(self._deployment.plan, arrival)
+        if self._rollout is not None and arrival.frame.epoch == self._epoch:
+            self._planner.learn(self._rollout.deployment.plan, arrival)

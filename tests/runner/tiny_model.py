@@ -26,6 +26,25 @@ def tiny_net() -> torch.nn.Module:
     return TinyNet()
 
 
+class Wide(torch.nn.Module):
+    """What goes from its first half to its second is a megabyte; both are as much work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen = torch.nn.Conv2d(3, 256, 3, padding=1)
+        self.narrow = torch.nn.Conv2d(256, 16, 3, stride=2, padding=1)
+        self.head = torch.nn.Linear(16, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.narrow(torch.relu(self.widen(image))))
+        return self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def wide() -> torch.nn.Module:
+    """For specifications, as :func:`tiny_net`."""
+    return Wide()
+
+
 class Wavering(torch.nn.Module):
     """Its control flow depends on what is in a tensor, which no fixed graph can hold."""
 
