@@ -12,7 +12,7 @@ from runner import tables
 from runner.csvfile import Row
 from runner.fault_table import Disturbance, disturbances, right_answers
 from runner.history import LinkSample
-from testbed.serving.events import EpochActive, EpochFenced, Event, StageDeployed, StageExecuted
+from testbed.serving.events import EpochActive, EpochFenced, Event, ServiceState, StageDeployed, StageExecuted
 
 EPOCH_COLUMNS = (
     "epoch",
@@ -82,14 +82,17 @@ class EpochFigures:
 def fences(events: Sequence[Event]) -> dict[int, tuple[float, str]]:
     """When and why each epoch was fenced off.
 
-    A dispatcher that was killed told of no fence; what it served ended when the next plan was adopted, at the latest.
+    A dispatcher that was killed told of no fence; what it served had ended when the next one began, and that begins
+    with telling that it is ``deploying``.
     """
     found: dict[int, tuple[float, str]] = {}
     for event in events:
         if isinstance(event, EpochFenced):
             found.setdefault(event.epoch, (event.t_s, event.reason))
+    begins_s = sorted(event.t_s for event in events if isinstance(event, ServiceState) and event.state == "deploying")
     for plan, following in pairwise(tables.plans(events).values()):
-        found.setdefault(plan.epoch, (following.t_s, ""))
+        begun_s = next((t_s for t_s in begins_s if plan.t_s < t_s < following.t_s), following.t_s)
+        found.setdefault(plan.epoch, (begun_s, ""))
     return found
 
 

@@ -265,7 +265,6 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
                     traces.start(zero_s)
                     lab.wait_finished()
                 how = "completed"
-                lab.watch.settle(SETTLING_S * k)
             except ExperimentError as error:
                 detail = str(error)
             except KeyboardInterrupt as error:
@@ -274,6 +273,9 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
                 traces.finish()
                 timeline.finish()
                 restore_traced(experiment, lab.cluster)
+            # After the last healing: a host that was stopped has its story still to tell.
+            if how == "completed":
+                lab.watch.settle(SETTLING_S * k)
     finally:
         history.append(RunEnded(t_s=now_s(), how=how, detail=detail))
     if lab.cluster.failure is not None:

@@ -16,12 +16,12 @@ from runner.checker.check import Checked, check_run, check_tables, rule_on
 from runner.checker.findings import Finding, Ruling
 from runner.checker.reading import DamagedFile, read_folder, read_table
 from runner.checker.rebuilding import rebuilt
-from runner.epoch_table import epoch_rows
+from runner.epoch_table import epoch_rows, fences
 from runner.fault_table import fault_rows
 from runner.results import TABLES, table_files
 from runner.summary import summarize
 from testbed.errors import UsageError
-from testbed.serving.events import Event, StageExecuted
+from testbed.serving.events import EpochFenced, Event, PlanAdopted, ServiceState, StageExecuted
 from tests.runner.story import Files, Rows, Story, checked, files_of, files_with, rows_of
 
 GOOD = Story()
@@ -445,6 +445,16 @@ def test_figures_come_back_from_the_tables(quickstart: tuple[Event, ...]) -> Non
     told_summary, again_summary = summarize(quickstart), summarize(events)
     assert again_summary.requests == told_summary.requests
     assert again_summary.throughput_rps == pytest.approx(told_summary.throughput_rps)
+
+
+def test_a_killed_dispatchers_epoch_ends_when_the_next_one_begins() -> None:
+    """Nobody tells of that fence; what the next dispatcher tells first is that it is deploying."""
+    events = [event for event in GOOD.events() if not isinstance(event, EpochFenced)]
+    (adopted,) = [event for event in events if isinstance(event, PlanAdopted) and event.epoch == 2]
+    assert fences(events)[1] == (adopted.t_s, "")
+    begun = ServiceState(t_s=adopted.t_s - 0.005, state="deploying")
+    assert fences([*events, begun])[1] == (begun.t_s, "")
+    assert check(files_of([*events, begun])).ruling.outcome == "passed"
 
 
 def write(folder: Path, files: Files, **record: Any) -> Path:

@@ -84,8 +84,9 @@ def documented_columns() -> dict[str, list[str]]:
     """The columns of each table, in order, as ``results/README.md`` has them."""
     tables: dict[str, list[str]] = {}
     for line in (REPOSITORY / "results" / "README.md").read_text().splitlines():
-        if heading := re.fullmatch(r"## `(.*\.csv)`", line):
-            columns = tables.setdefault(heading[1], [])
+        if line.startswith("## "):
+            heading = re.fullmatch(r"## `(.*\.csv)`", line)
+            columns = tables.setdefault(heading[1], []) if heading else []
         elif tables and (column := re.match(r"\| `(\w+)` \|", line)):
             columns.append(column[1])
     return tables
