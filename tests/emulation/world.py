@@ -116,6 +116,9 @@ def world() -> Iterator[World]:
         assert init.stdout.readline() == b"ready\n"
         children = Path(f"/proc/{init.pid}/task/{init.pid}/children").read_text().split()
         made = World(int(children[0]))
+        for target in made.run("findmnt", "--noheadings", "--raw", "--output", "TARGET").stdout.splitlines():
+            if "/testbed-" in target:  # a copy of the disk of a host in a run elsewhere, which would vanish with that
+                made.run("umount", "--lazy", target, check=False)
         for folder in PRIVATE:
             made.run("mount", "-t", "tmpfs", "tmpfs", folder)
         made.run("mkdir", "-p", "/run/testbed", "/run/netns")
