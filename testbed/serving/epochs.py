@@ -83,6 +83,7 @@ class Epochs:
         self._next: tuple[Plan, str] | None = None
         self._news = ""
         self._weighing = False
+        self._weighed_s = now_s()
         self._look_s: float | None = None
         self._retry_s: float | None = None
         self._suspicion: Suspicion | None = None
@@ -225,6 +226,7 @@ class Epochs:
         if self._phase == "serving" and not self._weighing:
             self._news = ""
             self._weighing = True
+            self._weighed_s = now_s()
             forced = not self._nodes.usable() >= self._hosts
             self._planner.weigh(self._epoch, self._decision, reason, forced=forced)
 
@@ -266,6 +268,7 @@ class Epochs:
             self._phase = "serving"
             self._next = None
             self._supplies.stop()
+            self._supplies.provide(self._decision, self._planner.problem())
 
     def _switch(self) -> None:
         if self._next is None:
@@ -334,6 +337,8 @@ class Epochs:
         if self._was_shunning and forgiven_s is None:
             self._news = self._news or "what had failed may work again"
         self._was_shunning = forgiven_s is not None
+        if self._policy.adaptive and now_s() - self._weighed_s > self._policy.horizon_s:
+            self._news = self._news or "what was measured has aged"
         if self._news:
             self._weigh(self._news)
         elif self._policy.adaptive and self._phase == "serving" and (drift := self._planner.drift(self._decision)):
@@ -414,8 +419,7 @@ class Epochs:
             self._requests.flow(opened.writer)
             self._release()
             self._planner.settle(self._decision)
-            if self._policy.name == "standby":
-                self._supplies.provide(self._decision, self._planner.problem())
+            self._supplies.provide(self._decision, self._planner.problem())
             if self._nodes.usable() - {at.host for at in self._decision} and self._epoch > 1:
                 self._news = self._news or "hosts are free"
             self._look_s = now_s() + self._policy.settle_s

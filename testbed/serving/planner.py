@@ -63,7 +63,10 @@ class Planner:
         """The problem of now: the usable hosts, without paths that failed lately."""
         now = now_s()
         self._broken = {pair: until_s for pair, until_s in self._broken.items() if until_s > now}
-        problem = self.estimates.problem(self._nodes.usable())
+        # What carries nothing is never measured again: who adapts believes in the survey rather than in old figures.
+        policy = self._config.policy
+        since_s = now - policy.horizon_s if policy.adaptive else -math.inf
+        problem = self.estimates.problem(self._nodes.usable(), since_s)
         paths = {pair: path for pair, path in problem.paths.items() if pair not in self._broken}
         return dataclasses.replace(problem, paths=paths)
 

@@ -25,7 +25,7 @@ class Slowness:
         self._slow: set[str] = set()
 
     def watch(self, plan: Plan, busy_s: Mapping[str, float]) -> tuple[str, ...]:
-        """Compare what hosts are at with what was expected of them; returns those that have just become slow."""
+        """Compare what hosts are at with what was expected of them; returns those that are slow."""
         found = {
             stage.host: stage
             for stage in plan.stages
@@ -33,8 +33,7 @@ class Slowness:
         }
         for host in sorted(self._slow - found.keys()):
             self._report(HostSteady(t_s=now_s(), host=host))
-        fresh = tuple(host for host in found if host not in self._slow)
-        for host in fresh:
+        for host in sorted(found.keys() - self._slow):
             self._report(
                 HostSlow(
                     t_s=now_s(),
@@ -45,4 +44,4 @@ class Slowness:
                 )
             )
         self._slow = set(found)
-        return fresh
+        return tuple(found)

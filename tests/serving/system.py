@@ -223,6 +223,13 @@ class System:
         assert isinstance(found, ClientFinished)
         return found
 
+    def stop(self) -> None:
+        """End every process."""
+        for server in self.servers.values():
+            server.kill()
+        for server in self.servers.values():
+            server.wait(10)
+
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.history.events if isinstance(event, kind)]
 
@@ -234,8 +241,12 @@ def system(
     module: torch.nn.Module | None = None,
     inputs: Sequence[Input] = (Input((1, 3, 64, 64)),),
     max_cut_tensors: int | None = 1,
+    nursery: Nursery | None = None,
 ) -> Iterator[System]:
-    """A system whose processes end with the block; it serves ``module``, or a small net."""
+    """A system whose processes end with the block; it serves ``module``, or a small net.
+
+    Several systems may share a ``nursery``.
+    """
     torch.set_num_threads(1)
     module = (small_net() if module is None else module).eval()
     requests = load_inputs(inputs, seed=1, distinct=3)
@@ -249,7 +260,17 @@ def system(
     with contextlib.ExitStack() as stack:
         history = stack.enter_context(History(folder / "events.jsonl"))
         observer = stack.enter_context(Observer(history))
-        nursery = stack.enter_context(Nursery(PRELOAD, folder, manifest))
-        yield System(
+        if nursery is None:
+            nursery = stack.enter_context(Nursery(PRELOAD, folder, manifest))
+        running = System(
             folder, nursery, observer, history, Watch(history), graph, answer(module, requests, inputs), problem
         )
+        stack.callback(running.stop)
+        yield running
+
+
+@contextlib.contextmanager
+def shared_nursery(folder: Path) -> Iterator[Nursery]:
+    """For several systems one after the other: importing torch takes longer than most of what they do."""
+    with Nursery(PRELOAD, folder, RunManifest.create("loopback", folder / "run")) as nursery:
+        yield nursery

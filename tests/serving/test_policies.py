@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from testbed.emulation.nursery import Nursery
 from testbed.planning.plan import Assignment
 from testbed.serving.events import (
     ChangeWeighed,
@@ -22,10 +24,16 @@ from testbed.serving.events import (
     StageDeployed,
     WeightsSupplied,
 )
-from tests.serving.system import System, system
+from tests.serving.system import System, shared_nursery, system
 from tests.serving.test_system import assert_each_answered_once, halves
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with shared_nursery(tmp_path_factory.mktemp("nursery")) as started:
+        yield started
 
 
 def restart(running: System, host: str) -> None:
@@ -45,11 +53,11 @@ def sent_bytes(running: System, epoch: int) -> dict[str, int]:
     return {event.host: event.bytes_sent for event in running.of(StageDeployed) if event.epoch == epoch}
 
 
-def test_an_unavailable_service_ends_by_itself_when_its_host_returns_and_nothing_vanishes(tmp_path: Path) -> None:
-    with system(tmp_path, workers=1) as running:
+def test_an_unavailable_service_ends_by_itself_when_its_host_returns(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, workers=1, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher((Assignment("node1", 0, running.problem.chain.segments),))
-        running.start_client(duration_s=2.0)
+        running.start_client(duration_s=1.5)
         running.wait_for(RequestCompleted, 3)
         running.servers["node1"].kill()
         running.wait_state("unavailable")
@@ -63,8 +71,8 @@ def test_an_unavailable_service_ends_by_itself_when_its_host_returns_and_nothing
         assert sent_bytes(running, last)["node1"] < sent_bytes(running, 1)["node1"] / 10
 
 
-def test_a_lost_disk_is_not_assumed_to_hold_anything(tmp_path: Path) -> None:
-    with system(tmp_path, workers=1) as running:
+def test_a_lost_disk_is_not_assumed_to_hold_anything(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, workers=1, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher((Assignment("node1", 0, running.problem.chain.segments),))
         running.start_client(duration_s=1.0)
@@ -81,11 +89,11 @@ def test_a_lost_disk_is_not_assumed_to_hold_anything(tmp_path: Path) -> None:
         assert sent_bytes(running, last)["node1"] > sent_bytes(running, 1)["node1"] / 2
 
 
-def test_restart_waits_for_the_host_and_deploys_the_same_plan(tmp_path: Path) -> None:
-    with system(tmp_path) as running:
+def test_restart_waits_for_the_host_and_deploys_the_same_plan(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running), policy={"name": "restart", "wait_s": 60.0})
-        running.start_client(duration_s=2.0)
+        running.start_client(duration_s=1.5)
         running.wait_for(RequestCompleted, 3)
         running.servers["node2"].kill()
         running.wait_for(HostLost)
@@ -99,8 +107,8 @@ def test_restart_waits_for_the_host_and_deploys_the_same_plan(tmp_path: Path) ->
         ]
 
 
-def test_restart_plans_anew_when_the_host_stays_away(tmp_path: Path) -> None:
-    with system(tmp_path) as running:
+def test_restart_plans_anew_when_the_host_stays_away(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running), policy={"name": "restart", "wait_s": 0.3})
         running.start_client(duration_s=1.5)
@@ -115,8 +123,8 @@ def test_restart_plans_anew_when_the_host_stays_away(tmp_path: Path) -> None:
         assert plan.t_s - lost.t_s >= 0.3
 
 
-def test_restart_may_stay_unavailable_until_the_host_is_back(tmp_path: Path) -> None:
-    with system(tmp_path) as running:
+def test_restart_may_stay_unavailable_until_the_host_is_back(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
         policy = {"name": "restart", "wait_s": 0.1, "otherwise": "unavailable"}
         running.start_dispatcher(halves(running), policy=policy)
@@ -131,8 +139,8 @@ def test_restart_may_stay_unavailable_until_the_host_is_back(tmp_path: Path) -> 
         assert hosts_of(running.of(PlanAdopted)[-1]) == ["node1", "node2"]
 
 
-def test_a_standby_takes_over_without_weights_on_the_network(tmp_path: Path) -> None:
-    with system(tmp_path) as running:
+def test_a_standby_takes_over_without_weights_on_the_network(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running), policy={"name": "standby"})
         (copies,) = running.wait_for(WeightsSupplied)
@@ -148,11 +156,11 @@ def test_a_standby_takes_over_without_weights_on_the_network(tmp_path: Path) -> 
         assert max(sent_bytes(running, 2).values()) < copies.bytes_sent / 10
 
 
-def test_a_host_that_comes_back_is_used_again_where_that_pays(tmp_path: Path) -> None:
-    with system(tmp_path, workers=2) as running:
+def test_a_host_that_comes_back_is_used_again_where_that_pays(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, workers=2, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running), policy={"gain": 0.0, "settle_s": 0.1, "horizon_s": 600.0})
-        running.start_client(duration_s=2.0)
+        running.start_client(duration_s=1.5)
         running.wait_for(RequestCompleted, 3)
         running.servers["node2"].kill()
         running.wait_for(EpochActive, 2)
@@ -167,11 +175,11 @@ def test_a_host_that_comes_back_is_used_again_where_that_pays(tmp_path: Path) ->
         assert weighed.new_throughput_rps >= weighed.throughput_rps or not weighed.changes
 
 
-def test_a_host_that_leaves_serves_until_its_stage_was_moved(tmp_path: Path) -> None:
-    with system(tmp_path) as running:
+def test_a_host_that_leaves_serves_until_its_stage_was_moved(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running))
-        running.start_client(duration_s=2.0)
+        running.start_client(duration_s=1.5)
         running.wait_for(RequestCompleted, 3)
         running.servers["node2"].terminate()
         running.wait_for(EpochActive, 2)
@@ -187,8 +195,8 @@ def test_a_host_that_leaves_serves_until_its_stage_was_moved(tmp_path: Path) -> 
         assert max(sent_bytes(running, 2).values()) < 200_000
 
 
-def test_two_hosts_at_once_and_a_third_during_recovery(tmp_path: Path) -> None:
-    with system(tmp_path, workers=4) as running:
+def test_two_hosts_at_once_and_a_third_during_recovery(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, workers=4, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running))
         running.start_client(duration_s=1.5)
@@ -204,8 +212,8 @@ def test_two_hosts_at_once_and_a_third_during_recovery(tmp_path: Path) -> None:
         assert_each_answered_once(running.history)
 
 
-def test_a_paused_host_is_fenced_off_and_joins_again(tmp_path: Path) -> None:
-    with system(tmp_path) as running:
+def test_a_paused_host_is_fenced_off_and_joins_again(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running), misses=10)
         running.start_client(duration_s=1.5)

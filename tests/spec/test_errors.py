@@ -266,6 +266,8 @@ def test_what_is_told(case: str, load: Load, tmp_path: Path) -> None:
         ("recovery.heartbeat=10us", "10us is out of range; the time between heartbeats lies between 1ms and 60s"),
         ("recovery={replicas: 2}", "recovery: has replicas, which only the policy standby knows, not replan"),
         ("recovery={wait: 5s}", "recovery: has wait, which only the policy restart knows, not replan"),
+        ("recovery={threshold: 8}", "recovery: has threshold, which only the detector phi knows, not misses"),
+        ("recovery={detector: phi, misses: 3}", "recovery: has misses, which only the detector misses knows, not phi"),
         ("recovery={drift: 20%}", "recovery: has drift, which says when to adapt, but adaptive is not true"),
         ("recovery.gain=200%", "200%"),
         ("recovery.policy=stand-by", "recovery.policy: 'stand-by'"),
