@@ -27,11 +27,12 @@ import tempfile
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from benchmarks.fidelity_rows import Parts, Row, measure
 from benchmarks.machine_pauses import Pauses
 from runner.admission import RUNNER_SHARE
-from runner.faults.base import Fault, InForce, Way
+from runner.faults.base import Fault, InForce, Lab, Way
 from runner.faults.hosts import Kill
 from runner.faults.links import LinkChange
 from runner.history import FaultEffective
@@ -327,7 +328,8 @@ def fault_lateness(
         else:
             spec = ThrottleFault(at_s=at_s, throttle=link.between, rate_bps=5_000_000 + 10_000 * number)
             planned.append(LinkChange(spec, link, ("a", "b")))
-    timeline = Timeline(planned, FaultBench(cluster, victims), note, time.monotonic)
+    bench = cast("Lab", FaultBench(cluster, victims))  # it can do what these faults need
+    timeline = Timeline(planned, bench, note, time.monotonic)
     zero_s = time.monotonic() + 0.2
     try:
         timeline.start(zero_s)

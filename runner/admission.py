@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from runner import metronome
 from runner.preparation import Prepared
 from testbed.errors import MachineError
+from testbed.spec.faults import CpuFault
+from testbed.spec.faults.targets import Named
+from testbed.spec.faults.timeline import timeline
 from testbed.units import format_size
 
 RUNNER_SHARE = 0.1
@@ -63,6 +66,8 @@ def demand(prepared: Prepared, shares: Mapping[str, float | None], *, delay_line
     k = prepared.experiment.compute.time_scale
     rate_rps = plan.throughput_rps / k if math.isfinite(plan.throughput_rps) else 0.0
     cpu = {HOSTS: math.fsum(share for share in shares.values() if share is not None)}
+    if (faster := _faster(prepared, shares)) > 0:
+        cpu["hosts made faster by faults"] = faster
     if experiment.compute.mode == "calibrated":
         again = prepared.whole_model_s / experiment.compute.verify_every
         cpu["the calibrated hosts"] = rate_rps * (len(plan.stages) * CALIBRATED_S_PER_STAGE + again)
@@ -81,6 +86,26 @@ def demand(prepared: Prepared, shares: Mapping[str, float | None], *, delay_line
         "the runner": MEMORY_RESERVE_BYTES,
     }
     return Demand(cpu, memory)
+
+
+def _faster(prepared: Prepared, shares: Mapping[str, float | None]) -> float:
+    """What faults of ``cpu`` add to the shares at most; one of a stage or the bottleneck may strike any worker."""
+    k, workers = prepared.experiment.compute.time_scale, prepared.experiment.workers
+    named: dict[str, float] = {}
+    anybody = 0.0
+    for fault in timeline(prepared.experiment):
+        if isinstance(fault, CpuFault):
+            target = fault.struck
+            added = {
+                host: fault.cpu_share / k - share
+                for host in (target.names if isinstance(target, Named) else workers)
+                if (share := shares[host]) is not None
+            }
+            if isinstance(target, Named):
+                named |= {host: max(more, named.get(host, 0.0)) for host, more in added.items()}
+            else:
+                anybody = max(anybody, *added.values(), 0.0)
+    return math.fsum(named.values()) + anybody
 
 
 def delayed_bps(prepared: Prepared) -> float:

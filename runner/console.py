@@ -23,7 +23,7 @@ from rich.text import Text
 
 from runner.checker.findings import Ruling
 from runner.epoch_table import EpochFigures
-from runner.history import History
+from runner.history import DOWN_STATES, History
 from runner.live_view import HostView, Line, LiveView
 from runner.summary import FaultFigures, Summary
 from runner.verdict import Verdict
@@ -213,12 +213,12 @@ def dashboard(view: LiveView, title: str, doing: str) -> RenderableType:
     for name in ("CPU", "limit", "memory"):
         table.add_column(name, justify="right")
     for name, host in view.hosts.items():
-        tone = {"killed": "bold red", "dead": "bold red", "serving": "green"}.get(host.state, "")
+        tone = "bold red" if host.state in DOWN_STATES else "green" if host.stage else ""
         table.add_row(
             Text(name),
             Text(host.state or "–", tone),
             host.stage or "–",
-            "–" if host.cpu_share is None or host.state in ("killed", "dead") else f"{host.cpu_share:.2f}",
+            "–" if host.cpu_share is None or host.state in DOWN_STATES else f"{host.cpu_share:.2f}",
             "–" if host.cpu_limit is None else f"{host.cpu_limit:.2f}",
             "–" if host.memory_mib is None else f"{host.memory_mib:.1f} MiB",
         )

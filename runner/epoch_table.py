@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from runner import tables
+from runner.answer_rate import right_answers
 from runner.csvfile import Row
-from runner.fault_table import Disturbance, disturbances, right_answers
+from runner.fault_table import Disturbance, disturbances
 from runner.history import LinkSample
 from testbed.serving.events import EpochActive, EpochFenced, Event, ServiceState, StageDeployed, StageExecuted
 

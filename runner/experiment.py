@@ -252,6 +252,7 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
             seed=experiment.seed,
             duration_s=experiment.workload.duration_s,
             time_scale=k,
+            dispatcher=experiment.dispatcher,
         )
     )
     timeline.announce(zero_s)
@@ -271,6 +272,7 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
                 how, detail = "interrupted", str(error)
             finally:
                 traces.finish()
+                lab.start_no_more()
                 timeline.finish()
                 restore_traced(experiment, lab.cluster)
             # After the last healing: a host that was stopped has its story still to tell.

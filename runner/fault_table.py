@@ -2,12 +2,18 @@
 
 How a fault is matched with what followed it:
 
-- A fault of hosts (``kill``, ``isolate``): *detected* at the first :class:`HostLost` of one of its hosts since it
-  started; *replanned* at the first plan adopted after that which uses none of them (or any plan, once the fault is
-  healed); *recovered* when the client has the first right answer of that plan's epoch or a later one. If none of its
-  hosts had a stage in the epoch that served, service went on: it is recovered at the first right answer after it,
-  unless a new plan came all the same before it was healed. One that was healed before anybody planned around it is
-  recovered at the first right answer after its healing.
+- A fault of hosts (``kill``, ``isolate`` …): *detected* at the first :class:`HostLost` of one of its hosts since it
+  started, or :class:`HostLeaving`; *replanned* at the first plan adopted after that which uses none of them (or any
+  plan, once the fault is healed); *recovered* when the client has the first right answer of that plan's epoch or a
+  later one. If none of its hosts had a stage in the epoch that served, service went on: it is recovered at the first
+  right answer after it, unless a new plan came all the same before it was healed. One that was healed before anybody
+  planned around it is recovered at the first right answer after its healing.
+- A fault that changes a host (``cpu``; ``memory`` as long as the kernel kills nothing for it) is told of as one of
+  links whose end it is.
+- A fault of the dispatcher is not *detected* by anybody in the service; it is recovered at the first right answer of
+  an epoch that was activated since.
+- ``join``: *detected* when the dispatcher has found the host, *replanned* at the first plan from then on that uses it;
+  recovered at the first right answer of that plan, or without one at the first right answer after it.
 - A fault of links (``throttle``, ``partition``): *detected* and *replanned* only if a host at an end of a link was
   taken for dead, or a plan adopted, while it was in force and no fault of hosts accounts for that. *Recovered* when
   throughput is back, as :class:`RecoveryRule` defines it.
@@ -31,15 +37,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner import tables
+from runner.answer_rate import rate_rps, right_answers
 from runner.csvfile import Row
-from runner.history import FaultHealed, FaultScheduled, FaultStarted
+from runner.history import FaultHealed, FaultScheduled, FaultStarted, HostStateChanged, RunStarted
 from testbed.serving.events import (
     EpochActive,
     Event,
+    HostFound,
+    HostLeaving,
     HostLost,
     PlanAdopted,
     PlannedStage,
-    RequestCompleted,
     StorageTrouble,
 )
 from testbed.spec.faults import ACCEPTED, DiskFault
@@ -67,6 +75,13 @@ FAULT_COLUMNS = (
     "throughput_after_rps",
     "entry",
 )
+
+
+CHANGES = frozenset({"cpu"})
+"""Faults of hosts that take nothing away from them but speed."""
+
+LATE_S = 1.0
+"""So much may lie between the kernel's killing for want of memory and the news of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,40 +123,6 @@ class Disturbance:
     throughput_during_rps: float | None
     throughput_after_rps: float | None
     entry: str = ""
-
-
-def rate_rps(answers_s: Sequence[float], since_s: float, until_s: float, *, closed: bool = True) -> float | None:
-    """Answers a second after ``since_s`` and up to ``until_s`` (included if ``closed``); None for no time at all.
-
-    The answer *at* ``since_s`` is not counted: a window that starts with an answer would count a post too many.
-    """
-    if until_s - since_s < 1e-6:
-        return None
-    last = bisect_right(answers_s, until_s) if closed else bisect_left(answers_s, until_s)
-    return max(0, last - bisect_right(answers_s, since_s)) / (until_s - since_s)
-
-
-def right_answers(events: Sequence[Event]) -> list[RequestCompleted]:
-    """All right answers until the run's end, in the order in which the client got them."""
-    end = tables.end_s(events)
-    found = [e for e in events if isinstance(e, RequestCompleted) and e.outcome == "ok" and e.t_s <= end]
-    return sorted(found, key=lambda e: e.t_s)
-
-
-def scheduled_faults(events: Sequence[Event]) -> list[FaultScheduled]:
-    """All faults in the order of the timeline, each with what it hit as found when it struck."""
-    found = {e.fault: e for e in events if isinstance(e, FaultScheduled)}
-    for event in events:
-        if isinstance(event, FaultStarted) and event.target and event.fault in found:
-            found[event.fault] = dataclasses.replace(
-                found[event.fault],
-                target=event.target,
-                hosts=event.hosts,
-                links=event.links,
-                ends=event.ends,
-                entry=event.entry,
-            )
-    return sorted(found.values(), key=lambda e: (e.due_s, e.fault))
 
 
 def disturbances(events: Sequence[Event], rule: RecoveryRule = RecoveryRule()) -> list[Disturbance]:
@@ -201,23 +182,34 @@ class _Analysis:
         self.answers = right_answers(self.events)
         self.answers_s = [answer.t_s for answer in self.answers]
         self.end_s = tables.workload_end_s(self.events)
-        self.scheduled = scheduled_faults(self.events)
+        self.scheduled = tables.scheduled_faults(self.events)
         self.started = {e.fault: e.t_s for e in reversed(self.events) if isinstance(e, FaultStarted)}
         self.healed = {e.fault: e.t_s for e in reversed(self.events) if isinstance(e, FaultHealed)}
         self.effective = tables.effective_faults(self.events)
         self.lost_hosts = [e for e in self.events if isinstance(e, HostLost)]
+        self.departures = [e for e in self.events if isinstance(e, HostLost | HostLeaving)]
         self.plans = [e for e in self.events if isinstance(e, PlanAdopted)]
         by_fault = {fault.fault: fault for fault in self.scheduled}
         order = [by_fault[fault] for fault in self.effective if fault in by_fault]
+        self.states = [e for e in self.events if isinstance(e, HostStateChanged)]
+        self.found = [e for e in self.events if isinstance(e, HostFound)]
+        self.dispatcher = next((e.dispatcher for e in self.events if isinstance(e, RunStarted)), "")
         self.outcomes: dict[int, _Outcome] = {}
         self.explained: set[Event] = set()
+        of_links = [fault for fault in order if not self._takes_hosts(fault)]
         for fault in order:
-            if fault.hosts and fault.verb not in DISK_VERBS:
+            if fault.verb == "join":
+                self.outcomes[fault.fault] = self._join_outcome(fault)
+            elif fault in of_links or fault.verb in DISK_VERBS:
+                continue
+            elif self.dispatcher in fault.hosts:
+                self.outcomes[fault.fault] = self._dispatcher_outcome(fault)
+            else:
                 self.outcomes[fault.fault] = self._host_outcome(fault)
         for fault in order:
             if fault.verb in DISK_VERBS:
                 self.outcomes[fault.fault] = self._disk_outcome(fault)
-            elif not fault.hosts:
+            elif fault in of_links:
                 self.outcomes[fault.fault] = self._link_outcome(fault)
         self.order = [fault.fault for fault in order]
         self.lost = self._lost_requests()
@@ -256,11 +248,58 @@ class _Analysis:
             entry=fault.entry,
         )
 
+    def _takes_hosts(self, fault: FaultScheduled) -> bool:
+        """Whether it takes the service of hosts away; a squeezed memory does only if the kernel kills for it."""
+        if fault.verb != "memory":
+            return bool(fault.hosts) and fault.verb not in CHANGES
+        since_s, until_s = self.effective[fault.fault], self.healed.get(fault.fault, self.end_s)
+        return any(
+            e.host in fault.hosts and e.state == "killed" and since_s - LATE_S <= e.t_s <= until_s + LATE_S
+            for e in self.states
+        )
+
+    def _join_outcome(self, fault: FaultScheduled) -> _Outcome:
+        effective_s = self.effective[fault.fault]
+        detected_s = min((e.t_s for e in self.found if e.host in fault.hosts and e.t_s >= effective_s), default=None)
+        replanned: PlanAdopted | None = None
+        if detected_s is not None:
+            uses = (p for p in self.plans if p.t_s >= detected_s and any(s.host in fault.hosts for s in p.stages))
+            replanned = next(uses, None)
+        if replanned is None:
+            recovered_s = self._first_answer_s(effective_s)
+        else:
+            self.explained.add(replanned)
+            recovered_s = next((a.t_s for a in self.answers if a.epoch >= replanned.epoch), None)
+        return _Outcome(
+            detected_s=detected_s,
+            replanned_s=None if replanned is None else replanned.t_s,
+            recovered_s=recovered_s,
+            ended_s=recovered_s,
+        )
+
+    def _dispatcher_outcome(self, fault: FaultScheduled) -> _Outcome:
+        """Nobody detects it; a pause may pass, otherwise the dispatcher that comes back starts an epoch."""
+        effective_s, healed_s = self.effective[fault.fault], self.healed.get(fault.fault)
+        plan = next((plan for plan in self.plans if plan.t_s >= effective_s), None)
+        active = next((e for e in self.events if isinstance(e, EpochActive) and e.t_s >= effective_s), None)
+        if active is not None:
+            recovered_s = next((a.t_s for a in self.answers if a.epoch >= active.epoch and a.t_s >= active.t_s), None)
+        else:
+            recovered_s = None if fault.verb != "pause" or healed_s is None else self._first_answer_s(healed_s)
+        if plan is not None:
+            self.explained.add(plan)
+        return _Outcome(
+            replanned_s=None if plan is None else plan.t_s,
+            recovered_s=recovered_s,
+            ended_s=recovered_s,
+            needs_recovery=True,
+        )
+
     def _host_outcome(self, fault: FaultScheduled) -> _Outcome:
         effective_s = self.effective[fault.fault]
         since_s = min(self.started.get(fault.fault, effective_s), effective_s)
         healed_s = self.healed.get(fault.fault)
-        lost = [e for e in self.lost_hosts if e.host in fault.hosts and e.t_s >= since_s and e not in self.explained]
+        lost = [e for e in self.departures if e.host in fault.hosts and e.t_s >= since_s and e not in self.explained]
         self.explained.update(lost[:1])
         detected_s = lost[0].t_s if lost else None
         needed = any(stage.host in fault.hosts for stage in self._serving(since_s))
@@ -299,7 +338,7 @@ class _Analysis:
         lost_s = [
             e.t_s
             for e in self.lost_hosts
-            if effective_s <= e.t_s <= until_s and e.host in fault.ends and e not in self.explained
+            if effective_s <= e.t_s <= until_s and e.host in {*fault.ends, *fault.hosts} and e not in self.explained
         ]
         planned_s = [e.t_s for e in self.plans if effective_s <= e.t_s <= until_s and e not in self.explained]
         ended = [t for t in (healed_s, recovered_s) if t is not None]

@@ -33,6 +33,7 @@ class RunStarted(Event):
     seed: int
     duration_s: float
     time_scale: float = 1.0
+    dispatcher: str = "dispatcher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +133,8 @@ class FaultFailed(Event):
 class HostStateChanged(Event):
     """A host's server as the experimenter sees it.
 
-    ``state`` is ``starting``, ``ready``, ``serving``, ``stopped``, ``killed`` (a fault's work) or ``dead`` (an end that
-    nobody ordered).
+    ``state`` is ``absent`` (until it joins), ``starting``, ``ready``, ``paused``, ``leaving``, ``left``, ``off``
+    (without power), ``killed`` (a fault's work) or ``dead`` (an end that nobody ordered).
     """
 
     kind: ClassVar[str] = "host_state"

@@ -37,6 +37,7 @@ from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
 from testbed.errors import ExperimentError
 from testbed.serving.events import ClientFinished, ClientReady, ServiceState
+from testbed.spec.faults.timeline import joining
 
 NURSERY_PRELOAD = (
     "torch",
@@ -82,6 +83,7 @@ class Lab(LabHosts, LabDisks):
         self.watch = Watch(history)
         self._experiment = prepared.emulated.experiment
         self._network = prepared.emulated.network
+        self._joining = joining(prepared.experiment)
         self._manifest = manifest
         self._outfit = Outfit(prepared, work)
         self._time_scale = prepared.experiment.compute.time_scale
@@ -173,16 +175,21 @@ class Lab(LabHosts, LabDisks):
         self._outfit.write_model()
 
     def start_nodes(self) -> None:
-        """A partition server on every worker; returns when all of them listen.
+        """A partition server on every worker that is there from the start; returns when all of them listen.
+
+        Hosts that join later fall silent.
 
         Raises:
             MachineError: If one can't be started.
             ExperimentError: If one doesn't listen in time.
         """
         for host in self._experiment.workers:
-            self.equip(host, "testbed.serving.node:main", self._outfit.node(host))
-            self.launch(host)
-        self.servers.await_listening(set(self._experiment.workers))
+            self.equip(host, "testbed.serving.node:main", self._outfit.node(host), self._outfit.speed_file(host))
+            if host in self._joining:
+                self.keep_off(host)
+            else:
+                self.launch(host)
+        self.servers.await_listening(set(self._experiment.workers) - self._joining)
 
     def start_dispatcher(self) -> None:
         """The dispatcher; returns when the first plan serves.

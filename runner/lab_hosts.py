@@ -17,12 +17,13 @@ from typing import Any
 
 from runner.balloon import offer
 from runner.faults.base import InForce
-from runner.history import HostStateChanged
+from runner.history import DOWN_STATES, HostStateChanged
 from runner.lab_servers import KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, Servers
 from testbed.emulation.cgroups import CpuLimit
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.nursery import ServerProcess
 from testbed.errors import MachineError
+from testbed.serving.computing import write_speed
 from testbed.serving.events import Event, ServerListening, now_s
 from testbed.spec.experiment import Experiment
 from testbed.units import format_size
@@ -30,8 +31,6 @@ from testbed.units import format_size
 TAKEN_TIMEOUT_S = 5.0
 """For a signal to be taken: on a host with a hundredth of a core that may be some of its periods of a second."""
 POLL_S = 0.005
-GONE = frozenset({"killed", "off", "left", "dead"})
-"""States of a host whose server has ended."""
 
 
 class LabHosts:
@@ -58,9 +57,18 @@ class LabHosts:
 
     # Servers ---------------------------------------------------------------------------------------------------------
 
-    def equip(self, host: str, entry: str, config: Mapping[str, Any]) -> None:
-        """What the host's server is started with, now and whenever it is started again."""
+    def equip(self, host: str, entry: str, config: Mapping[str, Any], speed_file: Path | None = None) -> None:
+        """What the host's server is started with, now and whenever it is started again.
+
+        Args:
+            host: Which.
+            entry: ``package.module:function``.
+            config: Its configuration.
+            speed_file: Where a calibrated host's speed is written; None for a host with a quota.
+        """
         self._entries[host] = (entry, config)
+        if speed_file is not None:
+            self._speeds[host] = speed_file
 
     def launch(self, host: str) -> ServerProcess:
         """Start the host's server.
@@ -130,7 +138,7 @@ class LabHosts:
         def listens_or_is_gone(event: Event) -> bool:
             if not isinstance(event, ServerListening | HostStateChanged) or event.host != host:
                 return False
-            return event.t_s >= since_s and (isinstance(event, ServerListening) or event.state in GONE)
+            return event.t_s >= since_s and (isinstance(event, ServerListening) or event.state in DOWN_STATES)
 
         what = f"the start of the server on {host}"
         event = self.servers.watch.wait(listens_or_is_gone, 1, LISTEN_TIMEOUT_S, what)[0]
@@ -165,8 +173,10 @@ class LabHosts:
         Raises:
             MachineError: If its links don't come up, or its server can't be started.
         """
+        if not self._off[host]:
+            return InForce(now_s(), "was on already")
         self._off[host] -= 1
-        if self._off[host] > 0:
+        if self._off[host]:
             return InForce(now_s(), "stays off: another fault has cut its power")
         self.bring_back_links(host)
         return self.start_server(host)
@@ -263,10 +273,7 @@ class LabHosts:
             most = max(wanted, declared) if host == self._dispatcher else 1.0
             self.servers.set_cpu(host, scaled(fitted, min(most, wanted) / min(most, declared)))
         else:
-            path = self._speeds[host]
-            draft = path.with_suffix(".new")
-            draft.write_text(repr(wanted))
-            draft.rename(path)
+            write_speed(self._speeds[host], wanted)
         return InForce(now_s(), f"{wanted:.3g} of a core")
 
     def set_memory(self, host: str, limit_bytes: int | None, by: Hashable = None) -> InForce:

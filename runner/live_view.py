@@ -143,6 +143,8 @@ class LiveView:
                 changed, host.state = host.state != event.state, event.state
                 if changed and event.state == "dead":
                     return [self._line(event.t_s, f"{event.host} died{_because(event.detail)}", "bad")]
+                if changed and event.state == "left":
+                    return [self._line(event.t_s, f"{event.host} has left", "warn")]
             case RunStarted():
                 self.zero_s, self.duration_s, self._next_rate_s = event.t_s, event.duration_s, 0.0
                 return [self._line(event.t_s, f"the workload starts ({event.duration_s:g} s)")]

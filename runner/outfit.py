@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.preparation import Prepared
 from testbed.serving.auth import new_token
+from testbed.serving.computing import write_speed
 from testbed.serving.package import Package, write_package
 from testbed.serving.patience import Patience
 from testbed.serving.process import problem_to_json
@@ -148,6 +149,14 @@ class Outfit:
     def _address(self, host: str) -> tuple[str, int]:
         return self._network.address(host), PORT
 
+    def speed_file(self, host: str) -> Path | None:
+        """Where a calibrated host's speed is written, which a fault may change; None where CPUs are limited instead."""
+        if self._experiment.compute.mode != "calibrated":
+            return None
+        folder = self._work / "speeds"
+        folder.mkdir(exist_ok=True)
+        return folder / host
+
     def _calibration(self, host: str) -> dict[str, Any] | None:
         """What a worker needs to hold its results back; None where what runs is limited instead."""
         compute = self._experiment.compute
@@ -155,9 +164,12 @@ class Outfit:
             return None
         outputs = self._work / "outputs"
         outputs.mkdir(exist_ok=True)
+        speed = self.speed_file(host)
+        if speed is not None:
+            write_speed(speed, self._experiment.hosts[host].share)
         return {
             "op_seconds": self._prepared.op_seconds,
-            "speed": self._experiment.hosts[host].share,
+            "speed": str(speed),
             "noise": compute.noise,
             "seed": zlib.crc32(f"{self._experiment.seed}/{host}".encode()),
             "verify_every": compute.verify_every,

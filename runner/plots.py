@@ -20,9 +20,10 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from runner import tables
+from runner.answer_rate import right_answers
 from runner.csvfile import Row
 from runner.epoch_table import EpochFigures
-from runner.fault_table import Disturbance, disturbances, right_answers
+from runner.fault_table import CHANGES, Disturbance, disturbances
 from runner.summary import summarize
 from testbed.serving.events import Event
 from testbed.units import format_duration
@@ -274,9 +275,9 @@ def _legend(figure: Figure, axes: Axes, faults: Sequence[Disturbance]) -> None:
         return
     line: Any = axes.plot
     handles = []
-    names = {"fault of a host": RED, "fault of a link": ORANGE}
+    names = {"fault of a host": RED, "of a link or limit": ORANGE, "host joins": BLUE}
     for name, color in names.items():
-        if any(bool(fault.hosts) == (color == RED) for fault in faults):
+        if any(_fault_color(fault) == color for fault in faults):
             handles += line([], [], color=color, linewidth=6, alpha=0.45, label=name)
     if any(fault.detected_s is not None for fault in faults):
         handles += line([], [], color=MUTED, dashes=(1, 1.5), label="detected")
@@ -299,7 +300,9 @@ def _dress(axes: Axes) -> None:
 
 
 def _fault_color(fault: Disturbance) -> str:
-    return RED if fault.hosts else ORANGE
+    if fault.kind == "join":
+        return BLUE
+    return RED if fault.hosts and fault.kind not in CHANGES else ORANGE
 
 
 def _fault_label(fault: Disturbance) -> str:

@@ -8,6 +8,7 @@ problem the dispatcher is given: all costs are larger by the same factor, so the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from testbed.planning.problem import Path as LinkPath
 from testbed.planning.strategies import ACROSS_BRANCHES, solve
 from testbed.spec.devices import as_shares
 from testbed.spec.experiment import Experiment
+from testbed.spec.faults.timeline import joining
 from testbed.spec.inference import ModelSpec
 from testbed.spec.network import Network
 from testbed.spec.scaling import slowed
@@ -133,7 +135,7 @@ class Modelled:
     def problem(self, strategy: str | None = None) -> Problem:
         """What there is to plan for a strategy; None is any that cuts where one tensor crosses."""
         _, _, chain = segmented(self.graph, self.op_seconds, strategy, self.encoded_bits)
-        return survey(self.experiment, Network.of(self.experiment), chain)
+        return at_start(survey(self.experiment, Network.of(self.experiment), chain), self.experiment)
 
 
 def segmented(
@@ -194,6 +196,18 @@ def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: f
         accuracy_loss={}
         if placement.accuracy is None
         else accuracy_losses(placement.accuracy, experiment.workers, chain),
+    )
+
+
+def at_start(problem: Problem, experiment: Experiment) -> Problem:
+    """A problem without the hosts that join later; the dispatcher knows them too, but the first plan can't use them."""
+    absent = joining(experiment)
+    if not absent:
+        return problem
+    return dataclasses.replace(
+        problem,
+        workers=tuple(worker for worker in problem.workers if worker.name not in absent),
+        paths={pair: path for pair, path in problem.paths.items() if absent.isdisjoint(pair)},
     )
 
 
@@ -294,7 +308,7 @@ def planned(
     graph, op_seconds, chain = segmented(graph, op_seconds, experiment.placement.strategy, encoded_bits)
     network = Network.of(experiment)
     problem = survey(experiment, network, chain)
-    plan = solve(problem, experiment.placement.strategy)
+    plan = solve(at_start(problem, experiment), experiment.placement.strategy)
     slow = slowed(experiment)
     slow_network = Network.of(slow)
     emulated = Emulated(slow, slow_network, survey(slow, slow_network, chain, experiment.compute.time_scale))

@@ -36,7 +36,7 @@ def service_rows(events: Sequence[Event]) -> list[Row]:
 def _told(event: Event) -> Row | None:
     match event:
         case RunStarted():
-            return {"event": "run_started"}
+            return {"event": "run_started", "host": event.dispatcher}
         case RunEnded():
             return {"event": "run_ended", "state": event.how, "detail": event.detail}
         case ServiceState():

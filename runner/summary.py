@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner import tables
+from runner.answer_rate import rate_rps, right_answers
 from runner.csvfile import Row
 from runner.epoch_table import EpochFigures, Window, epoch_figures
-from runner.fault_table import Disturbance, disturbances, rate_rps, right_answers
+from runner.fault_table import Disturbance, disturbances
 from runner.quantiles import percentile
 from testbed.serving.events import Event
 

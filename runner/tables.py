@@ -6,11 +6,22 @@ has negative times. Every column is documented in ``results/README.md``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from runner.csvfile import Row
-from runner.history import Check, FaultEffective, HostSample, HostStateChanged, LinkSample, RunEnded, RunStarted
+from runner.history import (
+    Check,
+    FaultEffective,
+    FaultScheduled,
+    FaultStarted,
+    HostSample,
+    HostStateChanged,
+    LinkSample,
+    RunEnded,
+    RunStarted,
+)
 from testbed.serving.events import (
     EpochActive,
     Event,
@@ -295,6 +306,22 @@ def stages_by_host(stages: Iterable[PlannedStage]) -> dict[str, str]:
     for stage in stages:
         found[stage.host].append(stage.stage)
     return {host: " ".join(map(str, sorted(numbers))) for host, numbers in found.items()}
+
+
+def scheduled_faults(events: Sequence[Event]) -> list[FaultScheduled]:
+    """All faults in the order of the timeline, each with what it hit as found when it struck."""
+    found = {e.fault: e for e in events if isinstance(e, FaultScheduled)}
+    for event in events:
+        if isinstance(event, FaultStarted) and event.target and event.fault in found:
+            found[event.fault] = dataclasses.replace(
+                found[event.fault],
+                target=event.target,
+                hosts=event.hosts,
+                links=event.links,
+                ends=event.ends,
+                entry=event.entry,
+            )
+    return sorted(found.values(), key=lambda e: (e.due_s, e.fault))
 
 
 def effective_faults(events: Iterable[Event]) -> dict[int, float]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from runner.faults import Fault, Lab
+from runner.faults import Fault, InForce, Lab
 from runner.history import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.promptness import act_promptly
 from testbed.errors import TestbedError
@@ -47,6 +47,15 @@ def compile_steps(faults: Sequence[Fault]) -> tuple[Step, ...]:
     return tuple(sorted(steps))
 
 
+@dataclass(frozen=True, slots=True)
+class _Unconfirmed:
+    """A fault that was injected or healed, what came of it, and the event that tells of it."""
+
+    fault: int
+    found: InForce
+    told: type[FaultEffective] | type[FaultHealed]
+
+
 class Timeline:
     """Executes the faults of a run and tells the history what was due, begun, in force and healed.
 
@@ -73,7 +82,7 @@ class Timeline:
         self._report = report
         self._clock = clock
         self._in_force: set[int] = set()
-        self._unconfirmed: queue.SimpleQueue[tuple[int, float, Callable[[], str]] | None] = queue.SimpleQueue()
+        self._unconfirmed: queue.SimpleQueue[_Unconfirmed | None] = queue.SimpleQueue()
         self._confirmer: threading.Thread | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -162,10 +171,7 @@ class Timeline:
         except TestbedError as error:
             self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
         else:
-            if found.confirm is None:
-                self._report(FaultEffective(t_s=found.t_s, fault=number, detail=found.detail))
-                return
-            self._unconfirmed.put((number, found.t_s, found.confirm))
+            self._tell(_Unconfirmed(number, found, FaultEffective))
 
     def _turn(self, step: Step, zero_s: float) -> None:
         fault = self._faults[step.fault]
@@ -179,24 +185,38 @@ class Timeline:
         else:
             self._report(FaultChanged(t_s=self._clock(), fault=step.fault, due_s=zero_s + step.due_s, detail=detail))
 
+    def _tell(self, done: _Unconfirmed) -> None:
+        """Report what was done, as soon as it is confirmed."""
+        if done.found.confirm is None:
+            self._report(done.told(t_s=done.found.t_s, fault=done.fault, detail=done.found.detail))
+        elif self._confirmer is None:
+            self._confirm_one(done, done.found.confirm)
+        else:
+            self._unconfirmed.put(done)
+
     def _confirm(self) -> None:
-        while (waiting := self._unconfirmed.get()) is not None:
-            number, t_s, confirm = waiting
-            try:
-                detail = confirm()
-            except TestbedError as error:
-                self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
-            else:
-                self._report(FaultEffective(t_s=t_s, fault=number, detail=detail))
+        while (done := self._unconfirmed.get()) is not None:
+            if done.found.confirm is not None:
+                self._confirm_one(done, done.found.confirm)
+
+    def _confirm_one(self, done: _Unconfirmed, confirm: Callable[[], str]) -> None:
+        try:
+            detail = confirm()
+        except TestbedError as error:
+            self._report(FaultFailed(t_s=self._clock(), fault=done.fault, error=str(error)))
+        else:
+            self._report(done.told(t_s=done.found.t_s, fault=done.fault, detail=detail))
 
     def _heal(self, number: int) -> None:
         if number not in self._in_force:
             return
         self._in_force.discard(number)
         try:
-            detail = self._faults[number].heal(self._lab)
+            found = self._faults[number].heal(self._lab)
         except TestbedError as error:
             self._report(FaultFailed(t_s=self._clock(), fault=number, error=str(error)))
-        else:
-            if detail is not None:
-                self._report(FaultHealed(t_s=self._clock(), fault=number, detail=detail))
+            return
+        if isinstance(found, str):
+            found = InForce(self._clock(), found)
+        if found is not None:
+            self._tell(_Unconfirmed(number, found, FaultHealed))

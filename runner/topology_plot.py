@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from runner import tables
-from runner.history import HostStateChanged
+from runner.history import DOWN_STATES, HostStateChanged
 from runner.plots import BLUE, INK, MUTED, RED
 from testbed.serving.events import Event, PlanAdopted, PlannedStage
 from testbed.units import format_duration, format_rate
@@ -342,8 +342,10 @@ def _dead(events: Sequence[Event], until_s: float | None) -> dict[str, str]:
     state: dict[str, str] = {}
     for event in sorted(events, key=lambda e: e.t_s):
         if isinstance(event, HostStateChanged) and (until_s is None or event.t_s <= until_s):
-            if event.state in ("killed", "dead"):
+            if event.state == "absent":
+                state[event.host] = "joins later"
+            elif event.state in DOWN_STATES | {"paused"}:
                 state[event.host] = f"{event.state} at {event.t_s - zero:.1f} s"
-            elif event.state in ("starting", "ready", "serving"):
+            elif event.state in ("starting", "ready"):
                 state.pop(event.host, None)
     return state

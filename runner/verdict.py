@@ -345,9 +345,10 @@ def checks_of_events(events: Sequence[Event], bars: Thresholds = DEFAULTS) -> li
     checks = [*check_machine(machine, quotas=quotas, bars=bars), check_scheduling(scheduling, bars)]
     for host, samples in hosts.items():
         first, last = samples[0], samples[-1]
-        if last.cpu_share and last.t_s - first.t_s > 1 and last.cpu_usage_s >= first.cpu_usage_s:
+        share = _mean_share(samples)
+        if share and last.t_s - first.t_s > 1 and last.cpu_usage_s >= first.cpu_usage_s:
             used = (last.cpu_usage_s - first.cpu_usage_s) / (last.t_s - first.t_s)
-            checks.append(check_share(end, host, last.cpu_share, used, bars))
+            checks.append(check_share(end, host, share, used, bars))
     checks += checks_of_stages(events, bars)
     checks += [check_drops(end, name, found[-1].drops - found[0].drops) for name, found in links.items()]
     starts = {event.fault: event.t_s for event in reversed(events) if isinstance(event, FaultStarted)}
@@ -362,6 +363,17 @@ def checks_of_events(events: Sequence[Event], bars: Thresholds = DEFAULTS) -> li
     if traced_s:
         checks.append(check_trace(end, traced_s, bars))
     return checks
+
+
+def _mean_share(samples: Sequence[HostSample]) -> float | None:
+    """The mean of a host's limit, which faults may change; between two samples it was at most the larger of theirs."""
+    limited, span_s = 0.0, 0.0
+    for before, after in itertools.pairwise(samples):
+        if before.cpu_share is None or after.cpu_share is None:
+            return None
+        limited += max(before.cpu_share, after.cpu_share) * (after.t_s - before.t_s)
+        span_s += after.t_s - before.t_s
+    return limited / span_s if span_s > 0 else None
 
 
 def _idle_pct(before: MachineSample, after: MachineSample) -> float:

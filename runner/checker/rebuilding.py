@@ -68,7 +68,7 @@ def _service(line: Line, duration_s: float) -> Iterator[Event]:
     t_s, host, state, detail = line.number_of("t_s"), line.text("host"), line.text("state"), line.text("detail")
     match line.text("event"):
         case "run_started":
-            yield RunStarted(t_s=t_s, name="", seed=0, duration_s=duration_s)
+            yield RunStarted(t_s=t_s, name="", seed=0, duration_s=duration_s, dispatcher=host)
         case "run_ended":
             yield RunEnded(t_s=t_s, how=state, detail=detail)
         case "service":

@@ -41,6 +41,30 @@ class Lab(Protocol):
     def kill_server(self, host: str) -> InForce:
         """SIGKILL the server on a host; to confirm it is to wait until it has ended."""
 
+    def start_server(self, host: str) -> InForce:
+        """Start a server on a host whose server has ended; to confirm it is to wait until it listens."""
+
+    def power_off(self, host: str) -> InForce:
+        """Take a host's links down, then SIGKILL its server."""
+
+    def power_on(self, host: str) -> InForce:
+        """Bring a host's links up and start a server on it."""
+
+    def pause(self, host: str) -> InForce:
+        """Stop the server on a host, with all that it holds."""
+
+    def resume(self, host: str) -> InForce:
+        """Let the server on a host go on."""
+
+    def ask_to_leave(self, host: str) -> InForce:
+        """SIGTERM the server on a host."""
+
+    def set_cpu(self, host: str, share: float | None, by: Hashable = None) -> InForce:
+        """Change a host's share of a core; None takes back what `by` asked for."""
+
+    def set_memory(self, host: str, limit_bytes: int | None, by: Hashable = None) -> InForce:
+        """Change a host's memory limit; None takes back what `by` asked for."""
+
     def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
         """Lay a fault over directions of links, change it or (None) take it away; returns what is read back."""
 
@@ -111,5 +135,8 @@ class Fault(abc.ABC):
         raise NotImplementedError
 
     @abc.abstractmethod
-    def heal(self, lab: Lab) -> str | None:
-        """Restore the declared state; None where nothing can (a killed server stays dead)."""
+    def heal(self, lab: Lab) -> InForce | str | None:
+        """Restore the declared state, and say what is read back; None where nothing can (a killed server stays dead).
+
+        What comes back only later says since when, and what confirms it.
+        """

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.faults.base import Fault
-from runner.faults.hosts import Kill
+from runner.faults.hosts import CpuChange, Join, Kill, Leave, MemorySqueeze, Pause, Poweroff, Reboot, Restart
 from runner.faults.links import Flap, Isolate, LinkChange, LinkTrace, Partition, modification_of
 from runner.faults.storage import CorruptDisk, SpoiledDisk
 from testbed.emulation.overlay import Modification
 from testbed.spec.experiment import Experiment
 from testbed.spec.faults import (
+    CpuFault,
     DelayFault,
     DiskCorruptFault,
     DiskFullFault,
@@ -23,11 +24,18 @@ from testbed.spec.faults import (
     FlapFault,
     IsolateFault,
     JitterFault,
+    JoinFault,
     KillFault,
+    LeaveFault,
     LinkFault,
     LinkTraceFault,
     LossFault,
+    MemoryFault,
     PartitionFault,
+    PauseFault,
+    PoweroffFault,
+    RebootFault,
+    RestartFault,
     ThrottleFault,
 )
 from testbed.spec.faults.timeline import timeline
@@ -36,6 +44,14 @@ from testbed.spec.scaling import slowed
 
 MAKERS: Mapping[type[FaultBase], Callable[[Any, Experiment], Fault]] = {
     KillFault: lambda spec, _: Kill(spec),
+    PoweroffFault: lambda spec, _: Poweroff(spec),
+    RebootFault: lambda spec, _: Reboot(spec),
+    RestartFault: lambda spec, _: Restart(spec),
+    PauseFault: lambda spec, _: Pause(spec),
+    LeaveFault: lambda spec, _: Leave(spec),
+    JoinFault: lambda spec, _: Join(spec),
+    CpuFault: lambda spec, _: CpuChange(spec),
+    MemoryFault: lambda spec, _: MemorySqueeze(spec),
     **dict.fromkeys(
         (ThrottleFault, DelayFault, JitterFault, LossFault, DownFault),
         lambda spec, all_: LinkChange(spec, _link(spec, all_), all_.hosts),

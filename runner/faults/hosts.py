@@ -10,8 +10,9 @@ from typing import Self
 from runner.faults.base import Fault, InForce, Lab
 from testbed.errors import ExperimentError
 from testbed.serving.events import PlanAdopted
-from testbed.spec.faults import HostFault
+from testbed.spec.faults import CpuFault, HostFault, MemoryFault
 from testbed.spec.faults.targets import Bottleneck, HostTarget, Named, OfStage
+from testbed.units import format_size
 
 
 class FaultOfHosts(Fault):
@@ -41,18 +42,18 @@ class FaultOfHosts(Fault):
         """Strike all hosts; in force when all are struck."""
         return together([(host, self.strike(lab, host)) for host in self.hosts])
 
-    def heal(self, lab: Lab) -> str | None:
-        """Mend all hosts."""
-        details = [(host, self.mend(lab, host)) for host in self.hosts]
-        told = [(host, detail) for host, detail in details if detail is not None]
-        return _joined(told) if told else None
+    def heal(self, lab: Lab) -> InForce | None:
+        """Mend all hosts; mended when all are."""
+        mended = [(host, self.mend(lab, host)) for host in self.hosts]
+        told = [(host, found) for host, found in mended if found is not None]
+        return together(told) if told else None
 
     @abc.abstractmethod
     def strike(self, lab: Lab, host: str) -> InForce:
         """Put the fault in force on one host, and read it back."""
 
     @abc.abstractmethod
-    def mend(self, lab: Lab, host: str) -> str | None:
+    def mend(self, lab: Lab, host: str) -> InForce | None:
         """Restore what is declared for one host; None where nothing can."""
 
 
@@ -105,6 +106,104 @@ class Kill(FaultOfHosts):
         """Kill it; in force when the kernel has taken the signal, from which on it runs no instruction of its own."""
         return lab.kill_server(host)
 
-    def mend(self, lab: Lab, host: str) -> str | None:
+    def mend(self, lab: Lab, host: str) -> InForce | None:
         """A crashed server doesn't come back by itself."""
         return None
+
+
+class Restart(Kill):
+    """The server on a host dies as by :class:`Kill`, and a new one is started in its place."""
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """Start a server; its storage is what the one before left."""
+        return lab.start_server(host)
+
+
+class Poweroff(FaultOfHosts):
+    """A power cut: nobody on the network is told; what was in memory is gone, the disk is kept."""
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Cut the power; in force when the links are down and the kernel has taken the signal."""
+        return lab.power_off(host)
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """Nobody switches it on again."""
+        return None
+
+
+class Reboot(Poweroff):
+    """A power cut, after which the host comes back with its addresses, its disk, and a new server."""
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """Switch it on."""
+        return lab.power_on(host)
+
+
+class Join(FaultOfHosts):
+    """A host that wasn't there from the start is switched on."""
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Switch it on; confirmed when its server listens."""
+        return lab.power_on(host)
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """It stays."""
+        return None
+
+
+class Pause(FaultOfHosts):
+    """The server on a host hangs: no instruction of its own is run, but its kernel holds its connections."""
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Stop it; confirmed when all of its threads are stopped."""
+        return lab.pause(host)
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """Let it go on."""
+        return lab.resume(host)
+
+
+class Leave(FaultOfHosts):
+    """A host is asked to leave in good order."""
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Ask it; in force from then on, however long it takes to hand over what it does."""
+        return lab.ask_to_leave(host)
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """It stays away."""
+        return None
+
+
+class CpuChange(FaultOfHosts):
+    """A host's share of a core is another."""
+
+    def __init__(self, spec: CpuFault) -> None:
+        super().__init__(spec)
+        self.detail = f"to {spec.cpu_share:.3g} of a core"
+        self._share = spec.cpu_share
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Set the share; in force when it was read back."""
+        return lab.set_cpu(host, self._share, id(self))
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """Take it back; the declared share, as fitted to this machine, is in force unless another fault holds it."""
+        return lab.set_cpu(host, None, id(self))
+
+
+class MemorySqueeze(FaultOfHosts):
+    """A host's memory limit is lower; if what it holds doesn't fit, the kernel kills its server."""
+
+    def __init__(self, spec: MemoryFault) -> None:
+        super().__init__(spec)
+        self.detail = f"to {format_size(spec.limit_bytes)}"
+        self._limit_bytes = spec.limit_bytes
+
+    def strike(self, lab: Lab, host: str) -> InForce:
+        """Set the limit; in force when it was read back, after the kernel has killed if it had to."""
+        return lab.set_memory(host, self._limit_bytes, id(self))
+
+    def mend(self, lab: Lab, host: str) -> InForce | None:
+        """Take it back, and start a server if the kernel has killed the one before."""
+        return lab.set_memory(host, None, id(self))

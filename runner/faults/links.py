@@ -154,9 +154,10 @@ class Isolate(FaultOfHosts):
         lab.modify_links(self._ways[host], (id(self), host), Modification(down=True))
         return InForce(time.monotonic(), "cut off")
 
-    def mend(self, lab: Lab, host: str) -> str | None:
+    def mend(self, lab: Lab, host: str) -> InForce | None:
         """Bring its links up, as far as no other fault keeps them down."""
-        return told(lab.modify_links(self._ways[host], (id(self), host), None))
+        shapes = lab.modify_links(self._ways[host], (id(self), host), None)
+        return InForce(time.monotonic(), told(shapes))
 
     def _links(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for host in self.hosts for name, _ in self._ways[host]))

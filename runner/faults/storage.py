@@ -30,9 +30,9 @@ class SpoiledDisk(FaultOfHosts):
         """Bring the disk into the condition; in force when it was read back."""
         return lab.spoil_disk(host, self._condition, self)
 
-    def mend(self, lab: Lab, host: str) -> str | None:
+    def mend(self, lab: Lab, host: str) -> InForce | None:
         """Take the condition back."""
-        return lab.spoil_disk(host, None, self).detail
+        return lab.spoil_disk(host, None, self)
 
 
 class CorruptDisk(FaultOfHosts):
@@ -46,6 +46,6 @@ class CorruptDisk(FaultOfHosts):
         """Flip them; in force when they were read back from the device."""
         return lab.corrupt_disk(host, self._seed)
 
-    def mend(self, lab: Lab, host: str) -> str | None:
+    def mend(self, lab: Lab, host: str) -> InForce | None:
         """What is damaged stays so, until the host fetches it again."""
         return None

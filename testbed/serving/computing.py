@@ -110,7 +110,8 @@ class Calibration:
 
     Attributes:
         op_seconds: Of every operation of the model, on one whole core.
-        speed: The host's speed relative to that core.
+        speed: The host's speed relative to that core, or a file in which the emulation keeps it (:func:`write_speed`),
+            because it may change.
         noise: Standard deviation of a stage's time, relative to it.
         seed: Of the noise.
         verify_every: Every so many requests are computed although their output is known, and compared.
@@ -118,7 +119,7 @@ class Calibration:
     """
 
     op_seconds: tuple[float, ...]
-    speed: float
+    speed: float | Path
     noise: float
     seed: int
     verify_every: int
@@ -127,7 +128,15 @@ class Calibration:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Calibration:
         """From plain data."""
-        return cls(**{**plain, "op_seconds": tuple(plain["op_seconds"]), "outputs": Path(plain["outputs"])})
+        speed = plain["speed"]
+        return cls(
+            **{
+                **plain,
+                "op_seconds": tuple(plain["op_seconds"]),
+                "outputs": Path(plain["outputs"]),
+                "speed": Path(speed) if isinstance(speed, str) else speed,
+            }
+        )
 
     def service_s(self, stage: Stage) -> float:
         """What the stage takes on this host, without noise.
@@ -139,7 +148,15 @@ class Calibration:
             raise ProtocolError(
                 f"operations {stage.first_op} to {stage.last_op} of a model with {len(self.op_seconds)} have no time"
             )
-        return math.fsum(self.op_seconds[stage.first_op : stage.last_op]) / self.speed
+        speed = float(self.speed.read_text()) if isinstance(self.speed, Path) else self.speed
+        return math.fsum(self.op_seconds[stage.first_op : stage.last_op]) / speed
+
+
+def write_speed(path: Path, speed: float) -> None:
+    """Set the speed of a calibrated node whose configuration names this file, from the next request on."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(repr(speed))
+    draft.rename(path)
 
 
 class CalibratedComputing:

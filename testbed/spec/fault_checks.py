@@ -24,6 +24,7 @@ from testbed.spec.faults.chaos import ChaosSpec
 from testbed.spec.faults.targets import BOTTLENECK, WORKERS, Drawn, Named, OfStage
 from testbed.spec.faults.timeline import MAX_ENTRIES, candidates, tagged
 from testbed.spec.findings import Finding, choice
+from testbed.spec.host_fault_checks import check_host_fault
 from testbed.spec.links import LinkSettings
 from testbed.spec.traces import TraceError
 from testbed.units import format_duration, format_rate
@@ -45,6 +46,7 @@ def check_faults(experiment: Experiment, *, names_fit: bool, replayed: bool) -> 
         yield from _times(experiment, index, fault)
         if isinstance(fault, HostFault):
             yield from _hosts(experiment, index, fault)
+            yield from check_host_fault(experiment, index, fault, names_fit=names_fit)
         elif isinstance(fault, LinkFault):
             yield from _link(experiment, index, fault, names_fit=names_fit)
         elif isinstance(fault, PartitionFault):

@@ -4,11 +4,22 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from runner.fault_table import FAULT_COLUMNS, disturbances, fault_rows, rate_rps
-from runner.history import FaultEffective, FaultHealed, FaultScheduled, FaultStarted, RunEnded, RunStarted
+from runner.answer_rate import rate_rps
+from runner.fault_table import FAULT_COLUMNS, disturbances, fault_rows
+from runner.history import (
+    FaultEffective,
+    FaultHealed,
+    FaultScheduled,
+    FaultStarted,
+    HostStateChanged,
+    RunEnded,
+    RunStarted,
+)
 from testbed.serving.events import (
     EpochActive,
     Event,
+    HostFound,
+    HostLeaving,
     HostLost,
     PlanAdopted,
     RequestCompleted,
@@ -230,3 +241,75 @@ def test_a_rate_counts_gaps_not_posts() -> None:
     assert rate_rps(times, 1.0, 3.0) == 1.0
     assert rate_rps(times, 1.0, 3.0, closed=False) == 0.5
     assert rate_rps(times, 3.0, 3.0) is None
+
+
+def test_a_host_that_joins_is_found_and_planned_with(plan: Plan) -> None:
+    events = run(
+        [plan(0.0, 1, ("a",)), EpochActive(t_s=0.0, epoch=1, replayed=0)],
+        answers(every(0.5, 1.0, 12.0)),
+        fault(0, "join", 10.0, hosts=("b",)),
+        [HostFound(t_s=0.5, host="a"), HostFound(t_s=10.2, host="b")],
+        [plan(11.0, 2, ("a", "b")), EpochActive(t_s=12.0, epoch=2, replayed=0)],
+        answers(every(0.25, 12.25, 29.0), epoch=2, first_id=100),
+    )
+    (found,) = disturbances(events)
+    assert (found.detected_s, found.replanned_s, found.recovered_s) == (10.2, 11.0, 12.25)
+    assert not found.needs_recovery
+
+
+def test_a_squeezed_memory_takes_a_host_away_only_if_the_kernel_kills(plan: Plan) -> None:
+    parts = (
+        [plan(0.0, 1, ("a",)), EpochActive(t_s=0.0, epoch=1, replayed=0)],
+        answers([*every(0.5, 1.0, 10.0), *every(0.5, 12.0, 29.0)]),
+        fault(0, "memory", 10.0, 11.0, hosts=("a",)),
+    )
+    (alive,) = disturbances(run(*parts))
+    assert not alive.needs_recovery
+    killed = HostStateChanged(t_s=10.1, host="a", state="killed", detail="out of memory")
+    (found,) = disturbances(run(*parts, [killed, HostLost(t_s=10.2, host="a", how="connection", detail="")]))
+    assert found.needs_recovery
+    assert (found.detected_s, found.recovered_s) == (10.2, 12.0)
+
+
+def test_a_host_that_leaves_is_detected_when_it_says_so(plan: Plan) -> None:
+    events = run(
+        [plan(0.0, 1, ("a",)), EpochActive(t_s=0.0, epoch=1, replayed=0)],
+        answers(every(0.5, 1.0, 12.0)),
+        fault(0, "leave", 10.0, hosts=("a",)),
+        [HostLeaving(t_s=10.1, host="a"), plan(10.3, 2, ("b",)), EpochActive(t_s=12.0, epoch=2, replayed=0)],
+        [HostLost(t_s=12.1, host="a", how="left", detail="")],
+        answers(every(0.5, 12.5, 29.0), epoch=2, first_id=100),
+    )
+    (found,) = disturbances(events)
+    assert (found.detected_s, found.replanned_s, found.recovered_s) == (10.1, 10.3, 12.5)
+
+
+def test_the_dispatcher_has_recovered_with_its_next_epoch(plan: Plan) -> None:
+    events = [
+        RunStarted(t_s=0.0, name="t", seed=1, duration_s=30.0, dispatcher="boss"),
+        RunEnded(t_s=31.0),
+        plan(0.0, 1, ("a",)),
+        EpochActive(t_s=0.0, epoch=1, replayed=0),
+        *answers(every(0.5, 1.0, 10.2)),
+        *fault(0, "restart", 10.0, 11.0, hosts=("boss",)),
+        plan(12.0, 2, ("a",)),
+        EpochActive(t_s=13.0, epoch=2, replayed=3),
+        *answers(every(0.5, 13.5, 29.0), epoch=2, first_id=100),
+    ]
+    (found,) = disturbances(events)
+    assert found.needs_recovery
+    assert (found.replanned_s, found.recovered_s) == (12.0, 13.5)
+    (unrecovered,) = disturbances([e for e in events if not isinstance(e, EpochActive) or e.epoch == 1])
+    assert unrecovered.recovered_s is None
+
+
+def test_a_slower_cpu_is_no_lost_host(plan: Plan) -> None:
+    events = run(
+        [plan(0.0, 1, ("a",)), EpochActive(t_s=0.0, epoch=1, replayed=0)],
+        answers([*every(0.5, 1.0, 10.0), *every(2.0, 10.0, 20.0), *every(0.5, 20.0, 29.0)]),
+        fault(0, "cpu", 10.0, 20.0, hosts=("a",)),
+    )
+    (found,) = disturbances(events)
+    assert not found.needs_recovery
+    assert found.recovered_s == pytest.approx(20.0, abs=0.6)
+    assert found.throughput_during_rps == pytest.approx(0.5, abs=0.1)

@@ -23,16 +23,25 @@ from testbed.serving.events import PlanAdopted, PlannedStage
 from testbed.spec import ClosedWorkload, ComputeSpec, Experiment, HostSpec, LinkSpec, ModelSpec
 from testbed.spec.faults import (
     ACCEPTED,
+    CpuFault,
+    FaultBase,
     FlapFault,
     IsolateFault,
+    JoinFault,
     KillFault,
+    LeaveFault,
     LinkFault,
     LinkTraceFault,
     LossFault,
+    MemoryFault,
     PartitionFault,
+    PauseFault,
+    PoweroffFault,
+    RebootFault,
+    RestartFault,
     ThrottleFault,
 )
-from testbed.spec.faults.targets import Bottleneck, HostTarget, OfStage
+from testbed.spec.faults.targets import Bottleneck, HostTarget, Named, OfStage
 from testbed.spec.traces import TraceSpec
 from tests.runner.test_timeline import NoLab
 
@@ -97,6 +106,32 @@ def test_a_fault_is_aimed_when_it_strikes_and_stays_what_it_was() -> None:
     assert lab.done == ["kill b"]
     named = kill("c")
     assert named.aimed(None) is named
+
+
+A = Named(("a",))
+
+
+@pytest.mark.parametrize(
+    ("spec", "struck", "mended"),
+    [
+        (KillFault(at_s=1.0, kill=A), "kill a", None),
+        (RestartFault(at_s=1.0, restart=A), "kill a", "start a"),
+        (PoweroffFault(at_s=1.0, poweroff=A), "off a", None),
+        (RebootFault(at_s=1.0, reboot=A, for_s=2.0), "off a", "on a"),
+        (JoinFault(at_s=1.0, join=A), "on a", None),
+        (PauseFault(at_s=1.0, pause=A), "pause a", "resume a"),
+        (LeaveFault(at_s=1.0, leave=A), "ask a", None),
+        (CpuFault(at_s=1.0, cpu=A, cpu_share=0.05), "cpu a 0.05", "cpu a None"),
+        (MemoryFault(at_s=1.0, memory=A, limit_bytes=1 << 20), "memory a 1048576", "memory a None"),
+    ],
+    ids=lambda value: value.kind if isinstance(value, FaultBase) else None,
+)
+def test_each_fault_of_a_host_strikes_and_mends(spec: FaultBase, struck: str, mended: str | None) -> None:
+    fault, lab = MAKERS[type(spec)](spec, EXPERIMENT), NoLab()
+    fault.inject(lab)
+    assert lab.done == [struck]
+    assert (fault.heal(lab) is None) == (mended is None)
+    assert lab.done[1:] == ([] if mended is None else [mended])
 
 
 def test_several_hosts_are_one_fault() -> None:
@@ -214,7 +249,9 @@ def test_an_isolated_host_loses_all_its_links_both_ways() -> None:
     aimed.inject(lab)
     assert lab.ways == [(("b-s1", "b"), ("b-s1", "s1"), ("b-a", "b"), ("b-a", "a"))]
     assert set(lab.modified.values()) == {Modification(down=True)}
-    assert aimed.heal(lab) == "20Mbit/s"
+    healed = aimed.heal(lab)
+    assert healed is not None
+    assert healed.detail == "20Mbit/s"
     assert not lab.modified
 
 

@@ -45,6 +45,38 @@ class NoLab:
         self.done.append(f"kill {host}")
         return InForce(0.0, "gone")
 
+    def start_server(self, host: str) -> InForce:
+        self.done.append(f"start {host}")
+        return InForce(1.0, "started", lambda: f"{host} listens")
+
+    def power_off(self, host: str) -> InForce:
+        self.done.append(f"off {host}")
+        return InForce(0.0, "links down")
+
+    def power_on(self, host: str) -> InForce:
+        self.done.append(f"on {host}")
+        return InForce(1.0, "links up")
+
+    def pause(self, host: str) -> InForce:
+        self.done.append(f"pause {host}")
+        return InForce(0.0, "stopped")
+
+    def resume(self, host: str) -> InForce:
+        self.done.append(f"resume {host}")
+        return InForce(1.0, "goes on")
+
+    def ask_to_leave(self, host: str) -> InForce:
+        self.done.append(f"ask {host}")
+        return InForce(0.0, "asked")
+
+    def set_cpu(self, host: str, share: float | None, by: Hashable = None) -> InForce:
+        self.done.append(f"cpu {host} {share}")
+        return InForce(0.0, "set")
+
+    def set_memory(self, host: str, limit_bytes: int | None, by: Hashable = None) -> InForce:
+        self.done.append(f"memory {host} {limit_bytes}")
+        return InForce(0.0, "set")
+
     def modify_links(self, ways: Sequence[Way], fault: Hashable, modification: Modification | None) -> Sequence[Shape]:
         self.done.append(f"{ways} {modification}")
         return ()
@@ -101,6 +133,18 @@ def test_each_fault_is_injected_and_healed_at_its_time() -> None:
     assert clock.now_s == 1602
     due = {e.fault: (e.due_s - 1000, e.heal_due_s) for e in events if isinstance(e, FaultScheduled)}
     assert due == {0: (5, 1008), 1: (2, 1602)}
+
+
+class Back(Named):
+    """What comes back says since when; whether it is really back is known later."""
+
+    def heal(self, lab: Lab) -> InForce:
+        return lab.start_server(self.target)
+
+
+def test_what_comes_back_is_healed_since_it_was_started_and_told_when_that_is_confirmed() -> None:
+    _, events, _ = run(Back("a", 5, 3))
+    assert [(e.t_s, e.detail) for e in events if isinstance(e, FaultHealed)] == [(1.0, "a listens")]
 
 
 def test_lateness_does_not_add_up() -> None:

@@ -239,3 +239,32 @@ def test_what_stages_take_informs_and_results_that_are_held_too_long_are_told(
     (found,) = verdict.checks_of_stages([adopted, *_ran("node1", took_s, overshoot_s), *later])
     assert (found.check, found.subject, found.level) == (check, "node1", level)
     assert verdict.checks_of_stages([adopted, *_ran("node1", took_s, overshoot_s, count=4)]) == []
+
+
+def test_a_share_that_a_fault_changes_is_judged_by_its_mean() -> None:
+    def samples(shares: list[float], used: list[float]) -> list[Event]:
+        total, found = 0.0, list[Event]()
+        for second, (share, more) in enumerate(zip(shares, used, strict=True)):
+            total += more
+            found.append(
+                HostSample(
+                    t_s=float(second),
+                    host="a",
+                    cpu_usage_s=total,
+                    throttled_s=0.0,
+                    nr_throttled=0,
+                    memory_bytes=0,
+                    oom_kills=0,
+                    cpu_share=share,
+                )
+            )
+        return found
+
+    def share_check(events: list[Event]) -> Check:
+        (found,) = [check for check in verdict.checks_of_events(events) if check.check == "cpu_share"]
+        return found
+
+    lowered = [0.5] * 5 + [0.1] * 5
+    as_it_may = [0.0, *[0.5] * 4, 0.5, *[0.1] * 4]
+    assert share_check(samples(lowered, as_it_may)).ok
+    assert not share_check(samples(lowered, [0.0, *[0.5] * 9])).ok

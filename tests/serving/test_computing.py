@@ -18,6 +18,7 @@ from testbed.serving.computing import (
     RealComputing,
     Stage,
     computing_of,
+    write_speed,
 )
 from testbed.serving.events import OutputMismatch, PlanAdopted, RequestCompleted, RequestSubmitted, StageExecuted
 from testbed.serving.tensors import pack_tensors, unpack_tensors
@@ -221,3 +222,19 @@ def test_a_calibrated_pipeline_answers_right_and_is_never_faster_than_its_table(
             table_s = 0.04 / ops * (stage.last_op - stage.first_op)
             assert event.overshoot_s is not None
             assert event.finished_s - event.started_s >= table_s
+
+
+def test_a_speed_that_changes_counts_from_the_next_request_on(tmp_path: Path) -> None:
+    clock, file = Clock(), tmp_path / "speed"
+    write_speed(file, 0.5)
+    plain = {"op_seconds": [0.010, 0.020], "speed": str(file), "noise": 0.0, "seed": 1, "verify_every": 1000}
+    calibration = Calibration.from_json({**plain, "outputs": str(tmp_path)})
+    computing = CalibratedComputing(calibration, [].append, clock=clock, wait_until=clock.wait_until)
+    stage = stage_of(Doubler(clock))
+    took_s = []
+    for speed in (0.5, 0.25, 1.0):
+        write_speed(file, speed)
+        began_s = clock.now_s
+        computing.run(stage, request(1.0), began_s)
+        took_s.append(clock.now_s - began_s)
+    assert took_s == pytest.approx([0.06, 0.12, 0.03])

@@ -44,6 +44,14 @@ from testbed.spec.faults.storage import (
 
 ACCEPTED: tuple[type[FaultBase], ...] = (
     KillFault,
+    PoweroffFault,
+    RebootFault,
+    RestartFault,
+    PauseFault,
+    LeaveFault,
+    JoinFault,
+    CpuFault,
+    MemoryFault,
     ThrottleFault,
     DelayFault,
     JitterFault,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from testbed.spec.experiment import Experiment
 from testbed.spec.faults.base import FaultBase, HostFault
 from testbed.spec.faults.campaign import chaos
+from testbed.spec.faults.hosts import JoinFault
 from testbed.spec.faults.targets import WORKERS, Drawn, Named
 from testbed.spec.hosts import HostSpec
 
@@ -22,6 +23,16 @@ def timeline(experiment: Experiment) -> tuple[FaultBase, ...]:
     """
     listed = (strike for index, fault in enumerate(experiment.faults) for strike in _strikes(experiment, index, fault))
     return (*listed, *chaos(experiment))
+
+
+def joining(experiment: Experiment) -> frozenset[str]:
+    """The hosts of a checked experiment that aren't there at the start, because they join later."""
+    return frozenset(
+        host
+        for fault in timeline(experiment)
+        if isinstance(fault, JoinFault) and isinstance(fault.struck, Named)
+        for host in fault.struck.names
+    )
 
 
 def tagged(hosts: Mapping[str, HostSpec], tag: str) -> tuple[str, ...]:
