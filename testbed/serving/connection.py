@@ -52,7 +52,8 @@ def connect(
 ) -> tuple[socket.socket, dict[str, Any]]:
     """An authenticated connection to a peer, and what the peer told of itself.
 
-    A refused or lost first segment is tried again, a bounded number of times.
+    A lost first segment is tried again, a bounded number of times, and so is a greeting that the peer has broken off:
+    others may have crowded into its lobby.
 
     Raises:
         ProtocolError: If the peer doesn't follow the protocol.
@@ -68,6 +69,10 @@ def connect(
         try:
             prepare_socket(connection, patience)
             return connection, dict(greet(connection, token, greeting, patience))
+        except (ConnectionResetError, BrokenPipeError):
+            connection.close()
+            if attempt == attempts:
+                raise
         except BaseException:
             connection.close()
             raise

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed.errors import ProtocolError
-from testbed.serving.auth import Greeting, new_token
+from testbed.serving.auth import Greeting, admit, new_token
 from testbed.serving.connection import Listener, Writer, arrivals, connect
 from testbed.serving.mailbox import Closed, Mailbox
 from testbed.serving.patience import Patience
@@ -89,6 +89,30 @@ def test_a_silent_peer_holds_up_nobody(hall: Hall) -> None:
         connection, _ = connect(hall.address, TOKEN, Greeting("control", "d"))
         with connection:
             hall.peers.get(timeout=5)
+
+
+@pytest.mark.parametrize(("broken_off", "admitted"), [(2, True), (3, False)])
+def test_a_greeting_that_is_broken_off_is_tried_again_a_few_times(broken_off: int, admitted: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+
+        def accept() -> None:
+            for _ in range(broken_off):
+                server.accept()[0].close()
+            if admitted:
+                with server.accept()[0] as connection:
+                    admit(connection, TOKEN, {"host": "h"}, PATIENCE)
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        if admitted:
+            connection, about = connect(server.getsockname(), TOKEN, Greeting("data", "node1"))
+            connection.close()
+            assert about == {"host": "h"}
+        else:
+            with pytest.raises(ConnectionResetError):
+                connect(server.getsockname(), TOKEN, Greeting("data", "node1"))
+        accepting.join(10)
 
 
 def test_silent_peers_in_any_number_hold_up_nobody_and_have_to_go(hall: Hall) -> None:
