@@ -179,15 +179,15 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     ),
     "fault on unknown host": (
         ("kill: node2", "kill: ndoe2"),
-        "16: faults[0].kill: there is no host 'ndoe2'\ndid you mean 'node2'? workers: node1, node2",
+        "16: faults[0].kill: there is no host 'ndoe2'\ndid you mean 'node2'? hosts: dispatcher, node1, node2",
     ),
-    "kill of the dispatcher": (
-        ("kill: node2", "kill: dispatcher"),
-        "16: faults[0].kill: 'dispatcher' is the dispatcher; kill is for workers\nworkers: node1, node2",
+    "leave of the dispatcher": (
+        ("kill: node2", "leave: dispatcher"),
+        "16: faults[0].leave: 'dispatcher' is the dispatcher; leave is for workers\nworkers: node1, node2",
     ),
     "kill of a switch": (
         ("kill: node2", "kill: s1"),
-        "16: faults[0].kill: 's1' is a switch; kill is for hosts\nworkers: node1, node2",
+        "16: faults[0].kill: 's1' is a switch; kill is for hosts\nhosts: dispatcher, node1, node2",
     ),
     "throttle of no link": (
         ("throttle: [node1, s1]", "throttle: [node1, node2]"),

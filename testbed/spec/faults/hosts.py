@@ -15,6 +15,7 @@ class KillFault(HostFault):
 
     noun: ClassVar[str] = "a kill fault"
     verb: ClassVar[str] = "kill"
+    strikes_dispatcher: ClassVar[bool] = True
 
     kill: Hosts
 
@@ -24,6 +25,7 @@ class PoweroffFault(HostFault):
 
     noun: ClassVar[str] = "a poweroff fault"
     verb: ClassVar[str] = "poweroff"
+    strikes_dispatcher: ClassVar[bool] = True
 
     poweroff: Hosts
 
@@ -33,6 +35,7 @@ class RebootFault(HostFault):
 
     noun: ClassVar[str] = "a reboot fault"
     verb: ClassVar[str] = "reboot"
+    strikes_dispatcher: ClassVar[bool] = True
 
     reboot: Hosts
     for_s: Annotated[Duration, Field(alias="for", description="How long the host is off.")]
@@ -48,6 +51,7 @@ class RestartFault(LastingFault, HostFault):
 
     noun: ClassVar[str] = "a restart fault"
     verb: ClassVar[str] = "restart"
+    strikes_dispatcher: ClassVar[bool] = True
 
     restart: Hosts
     for_s: Annotated[Duration, Field(alias="for", description="After how long it is started again.")] = 0.1
@@ -58,6 +62,7 @@ class PauseFault(LastingFault, HostFault):
 
     noun: ClassVar[str] = "a pause fault"
     verb: ClassVar[str] = "pause"
+    strikes_dispatcher: ClassVar[bool] = True
 
     pause: Hosts
 
