@@ -146,11 +146,31 @@ def segmented(
     Segments end where one tensor crosses. For strategies of least latency the best cuts across branches are added
     (:mod:`testbed.model.tier_cuts`), which may need the operations in another order.
     """
-    if strategy not in ACROSS_BRANCHES:
-        return graph, tuple(op_seconds), chain_from(chain_costs(graph, op_seconds, encoded_bits=encoded_bits))
-    found = arranged(graph, op_seconds, encoded_bits)
-    costs = chain_costs(found.graph, found.op_seconds, encoded_bits=encoded_bits, also=found.positions)
-    return found.graph, found.op_seconds, chain_from(costs)
+    also: tuple[int, ...] = ()
+    if strategy in ACROSS_BRANCHES:
+        found = arranged(graph, op_seconds, encoded_bits)
+        graph, op_seconds, also = found.graph, found.op_seconds, found.positions
+    chain = chain_from(chain_costs(graph, op_seconds, encoded_bits=encoded_bits, also=also))
+    if encoded_bits is not raw_bits:
+        chain = with_room_to_encode(chain, [graph.cut(op).bytes for op in chain.boundary_ops])
+    return graph, tuple(op_seconds), chain
+
+
+def with_room_to_encode(chain: Chain, raw_bytes: Sequence[int]) -> Chain:
+    """The chain with the memory that a codec takes of its stages.
+
+    While a stage computes, its encoded input stays beside the decoded one. While its output is encoded, that, a copy of
+    its size and what is sent are there. Any boundary may be a stage's first, so the largest encoded one counts.
+
+    Args:
+        chain: With activations as they are without a codec.
+        raw_bytes: Of what crosses each boundary, before it is encoded.
+    """
+    encoded_bytes = math.ceil(max(chain.boundary_bits) / 8)
+    activations = zip(chain.activation_bytes, raw_bytes[1:], strict=True)
+    return dataclasses.replace(
+        chain, activation_bytes=tuple(max(live, 2 * behind) + encoded_bytes for live, behind in activations)
+    )
 
 
 def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: float = 1.0) -> Problem:

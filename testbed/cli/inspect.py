@@ -84,7 +84,8 @@ def _codec(name: str) -> str:
     try:
         return PlacementSpec.model_validate({"codec": name}).codec
     except ValidationError as error:
-        raise UsageError(f"--codec: {translated(error)[0].message}") from error
+        first = translated(error)[0]
+        raise UsageError(f"--codec: {first.message}", remedy=first.remedy) from error
 
 
 def _model(model: str, inputs: tuple[str, ...], seed: int) -> tuple[ModelSpec, Path, int, str]:

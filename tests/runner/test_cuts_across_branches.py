@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from runner.comparison import compare_all
@@ -68,3 +70,13 @@ def test_only_min_latency_is_given_the_wide_cuts() -> None:
     for plan in found.values():
         assert plan is not None
         assert least.latency_s <= plan.latency_s * (1 + 1e-9)
+
+
+def test_a_codec_takes_memory_of_its_own() -> None:
+    given = modelled()
+    plain = given.problem().chain
+    half = dataclasses.replace(given, encoded_bits=lambda spec: 4.0 * spec.bytes).problem().chain
+    assert half.boundary_bits == tuple(bits / 2 for bits in plain.boundary_bits)
+    most = round(max(half.boundary_bits) / 8)
+    for before, after, bits in zip(plain.activation_bytes, half.activation_bytes, plain.boundary_bits[1:], strict=True):
+        assert after == max(before, 2 * round(bits / 8)) + most
