@@ -28,8 +28,8 @@ WEIGHTS = "weights"
 JOURNAL = "journal"
 """Folder of the dispatcher's journal, in its storage."""
 
-SETTLE_S = 1.0
-"""Least time between two changes of plan that no loss forces, in declared time."""
+SETTLE_S = 5.0
+"""For so long a plan serves at least before a change that no loss forces, in declared time."""
 
 
 class Outfit:

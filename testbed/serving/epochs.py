@@ -32,6 +32,9 @@ from testbed.serving.wire import Frame, FrameKind
 Enter = Callable[[str, str], None]
 """Told the service's new state and why."""
 
+LOOKS = 5
+"""Within the time that an epoch needs to settle, the dispatcher looks after it so many times."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
@@ -83,7 +86,7 @@ class Epochs:
         self._next: tuple[Plan, str] | None = None
         self._news = ""
         self._weighing = False
-        self._weighed_s = now_s()
+        self._weighed_s = self._active_s = now_s()
         self._look_s: float | None = None
         self._retry_s: float | None = None
         self._suspicion: Suspicion | None = None
@@ -221,13 +224,14 @@ class Epochs:
     # A change that isn't forced --------------------------------------------------------------------------------------
 
     def _weigh(self, reason: str) -> None:
-        """See whether another plan is worth a change, now or as soon as the epoch serves."""
+        """See whether another plan is worth a change, now or as soon as the epoch has served for a while."""
         self._news = reason
-        if self._phase == "serving" and not self._weighing:
+        forced = not self._nodes.usable() >= self._hosts
+        settled = now_s() - self._active_s >= self._policy.settle_s
+        if self._phase == "serving" and not self._weighing and (forced or settled):
             self._news = ""
             self._weighing = True
             self._weighed_s = now_s()
-            forced = not self._nodes.usable() >= self._hosts
             self._planner.weigh(self._epoch, self._decision, reason, forced=forced)
 
     def _weighed(self, found: Planned) -> None:
@@ -324,7 +328,7 @@ class Epochs:
         """Once in a while: does everything get through, is anybody slow, is a change worth its while?"""
         if self._phase not in ("serving", "moving") or self._rollout is None:
             return
-        self._look_s = now_s() + self._policy.settle_s
+        self._look_s = now_s() + self._policy.settle_s / LOOKS
         plan, first = self._rollout.deployment.plan, self._decision[0].host
         if self._requests.cut_off:
             self._planner.shun(self._config.host, first)
@@ -413,6 +417,7 @@ class Epochs:
             self._post(Gone(opened.host, "connection", opened.detail, self._nodes.members.get(opened.host)))
         else:
             self._phase = "serving"
+            self._active_s = now_s()
             self._retry_s = None
             self._report(EpochActive(t_s=now_s(), epoch=self._epoch, replayed=self._replays))
             self._enter("serving", "")
@@ -422,7 +427,7 @@ class Epochs:
             self._supplies.provide(self._decision, self._planner.problem())
             if self._nodes.usable() - {at.host for at in self._decision} and self._epoch > 1:
                 self._news = self._news or "hosts are free"
-            self._look_s = now_s() + self._policy.settle_s
+            self._look_s = now_s() + self._policy.settle_s / LOOKS
 
     def learn(self, arrival: Arrival) -> None:
         """What an answer of this epoch tells of paths and hosts."""

@@ -24,7 +24,7 @@ class Policy:
         horizon_s: The time within which a change that isn't forced must pay.
         gain: By how much, relative, it must be ahead of no change.
         threshold: Of φ, at which a host is lost; None where a fixed number of missed heartbeats decides.
-        settle_s: Least time between two changes that aren't forced, and between looks at what was measured.
+        settle_s: For so long an epoch serves at least before a change that isn't forced: until there are measurements.
     """
 
     name: Name = "replan"
@@ -36,7 +36,7 @@ class Policy:
     horizon_s: float = 60.0
     gain: float = 0.1
     threshold: float | None = None
-    settle_s: float = 1.0
+    settle_s: float = 5.0
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:

@@ -205,9 +205,12 @@ def test_two_hosts_at_once_and_a_third_during_recovery(tmp_path: Path, nursery: 
         running.servers["node2"].kill()
         running.watch.wait(lambda e: isinstance(e, ServiceState) and e.state == "recovering", 1, 20, "recovery")
         running.servers["node3"].kill()
-        running.watch.wait(
-            lambda e: isinstance(e, EpochActive) and hosts_of(running.of(PlanAdopted)[-1]) == ["node4"], 1, 30, "node4"
+        (plan,) = running.watch.wait(
+            lambda e: isinstance(e, PlanAdopted) and hosts_of(e) == ["node4"], 1, 30, "a plan for node4"
         )
+        assert isinstance(plan, PlanAdopted)
+        epoch = plan.epoch
+        running.watch.wait(lambda e: isinstance(e, EpochActive) and e.epoch == epoch, 1, 30, "the epoch on node4")
         running.finish()
         assert_each_answered_once(running.history)
 
