@@ -93,7 +93,8 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     ),
     "unknown fault": (
         ("kill: node2", "kil: node2"),
-        f"16: faults[0].kil: unknown kind of fault 'kil'\ndid you mean 'kill'? kinds of fault: {KINDS}",
+        f"16: faults[0].kil: unknown kind of fault 'kil'\ndid you mean 'kill'? "
+        f"kinds of fault: {', '.join(FAULT_VERBS[:20])}, … ({len(FAULT_VERBS) - 20} more)",
     ),
     "two faults in one": (
         ("kill: node2", "kill: node2, throttle: [node1, s1]"),

@@ -90,6 +90,7 @@ class CpuFault(LastingFault, HostFault):
 
     noun: ClassVar[str] = "a cpu fault"
     verb: ClassVar[str] = "cpu"
+    strikes_dispatcher: ClassVar[bool] = True
 
     cpu: Hosts
     cpu_share: Annotated[
@@ -102,6 +103,7 @@ class MemoryFault(LastingFault, HostFault):
 
     noun: ClassVar[str] = "a memory fault"
     verb: ClassVar[str] = "memory"
+    strikes_dispatcher: ClassVar[bool] = True
 
     memory: Hosts
     limit_bytes: Annotated[Size, Field(alias="limit", description="The limit while it lasts.")]
