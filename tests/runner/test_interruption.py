@@ -12,10 +12,15 @@ from runner.interruption import SIGNALS, Interruptions
 
 @pytest.fixture
 def interruptions() -> Iterator[Interruptions]:
-    before = [signal.getsignal(number) for number in SIGNALS]
-    with Interruptions() as entered:
-        yield entered
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    # What started the tests may have them ignored: a shell does so for what it runs in the background.
+    inherited = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        with Interruptions() as entered:
+            yield entered
+        assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_DFL}
+    finally:
+        for number, handler in inherited.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runner.experiment import Options, needed
+from runner.faults.base import InForce
 from runner.faults.compilation import fault_of
 from runner.faults.storage import CorruptDisk, SpoiledDisk
 from runner.lab_disks import LabDisks, disk_sizes
@@ -83,7 +84,9 @@ def test_each_kind_spoils_a_disk_and_takes_that_back(spec: FaultBase, condition:
     fault, lab = fault_of(spec, experiment()), NoLab()
     assert isinstance(fault, SpoiledDisk)
     fault.inject(lab)
-    assert fault.heal(lab) == "works"
+    healed = fault.heal(lab)
+    assert isinstance(healed, InForce)
+    assert healed.detail == "works"
     assert lab.done == [f"disk of node1: {condition}", "disk of node1: None"]
 
 
