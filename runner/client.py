@@ -4,9 +4,10 @@ It is a process of its own on an emulated host, so that the ledger of what was a
 dispatcher. It knows the right answers: the whole model's outputs, computed before the run.
 
 When the connection breaks it connects again and sends every request again that has no outcome, with what is left of its
-deadline. A second answer to a request is legal then, if it was sent on an earlier connection (the dispatcher may have
-died between the answer and the record of it), and dropped here: the first one is the request's outcome. A second answer
-on the connection of the question is none the dispatcher may give; it is told like the first.
+deadline. A second answer is legal then, and dropped here: the first one is the request's outcome. The dispatcher may
+have died between an answer and its record of it; or the answer and the question asked again met on their way. A second
+answer to a request that was asked once, on the present connection, is none that a dispatcher may give; it is told like
+the first.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class Client:
         self._submitted_s: dict[int, float] = {}
         self._sent_on: dict[int, int] = {}
         """The number of the connection that a request was sent on last."""
+        self._asked_again: set[int] = set()
         self._open: set[int] = set()
         self._acknowledged: list[int] = []
         """Requests whose answer is here, which the dispatcher has not been told."""
@@ -206,6 +208,8 @@ class Client:
         with self._changed:
             if request_id not in self._open or self._sent_on.get(request_id, 0) >= generation:
                 return
+            if request_id in self._sent_on:
+                self._asked_again.add(request_id)
             self._sent_on[request_id] = generation
             acknowledged, self._acknowledged = self._acknowledged, []
         tensors, payload = self._samples.inputs[request_id % self._samples.count]
@@ -242,10 +246,11 @@ class Client:
         with self._changed:
             if request_id not in self._submitted_s:
                 raise ProtocolError(f"an answer to request {request_id}, which was never submitted")
-            again = request_id not in self._open and self._sent_on[request_id] < generation
+            asked_twice = request_id in self._asked_again or self._sent_on[request_id] < generation
+            again = asked_twice and request_id not in self._open
             self._acknowledged.append(request_id)
         if again:
-            self._note(f"dropped a second answer to request {request_id}, which was asked on an earlier connection")
+            self._note(f"dropped a second answer to request {request_id}, which a lost connection had made unsure")
             return
         self._report(
             RequestCompleted(

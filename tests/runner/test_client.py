@@ -191,6 +191,22 @@ def test_a_second_answer_after_a_new_connection_is_dropped(tmp_path: Path, servi
     assert any("dropped a second answer to request 0" in note.text for note in run.of(Note))
 
 
+def test_an_answer_that_meets_the_question_asked_again_is_the_only_one(tmp_path: Path, service: Service) -> None:
+    """A dispatcher that was started again answers from its journal while the client submits the same request."""
+    run = Run(tmp_path, service)
+    first = service.next()
+    assert sorted(first.next().request_id for _ in range(2)) == [0, 1]
+    first.close()
+    second = service.next()
+    assert sorted(second.next().request_id for _ in range(2)) == [0, 1]
+    second.answer(0)
+    second.answer(0)
+    second.answer(1)
+    assert run.finish().unanswered == 0
+    assert run.outcomes == [(0, "ok"), (1, "ok")]
+    assert any("dropped a second answer to request 0" in note.text for note in run.of(Note))
+
+
 def test_a_second_answer_on_the_connection_of_the_question_is_told(tmp_path: Path, service: Service) -> None:
     run = Run(tmp_path, service)
     first = service.next()
