@@ -84,6 +84,7 @@ class Node:
         self._leaving = False
         self._released = threading.Event()
         self._lock = threading.Lock()
+        self._at_work = threading.Lock()
 
     def run(self) -> None:
         """Listen, beat, and compute on the calling thread."""
@@ -130,6 +131,10 @@ class Node:
                 self._inbox.put(arrival)
 
     def _compute(self, arrival: Arrival) -> None:
+        with self._at_work:
+            self._run_stage(arrival)
+
+    def _run_stage(self, arrival: Arrival) -> None:
         frame, slot = arrival.frame, self._slot
         writer = None if slot is None else slot.writer  # the control thread may end the epoch at any moment
         if slot is None or writer is None or frame.epoch != slot.epoch:
@@ -247,7 +252,9 @@ class Node:
         if slot is not None and slot.stage.digest == assembly.digest:
             self._link(assembly, slot.stage.executor, {}, writer)
             return None
-        self._slot = None
+        # What is being computed holds the old stage to its end, and there is no memory for two.
+        with self._at_work:
+            self._slot = None
         gc.collect()
         release_freed_memory()
         writer.put(Frame(FrameKind.WANT, assembly.epoch, meta={"chunks": assembly.begin()}))
