@@ -35,11 +35,13 @@ def fit_quotas(servers: Servers, prepared: Prepared, package: Path, history: His
     experiment = prepared.emulated.experiment
     limited = {host for host in experiment.workers if servers.limits[host] is not None}
     duties_of = {host: duty for host, duty in duties(prepared).items() if host in limited and duty.core_s > 0}
+    if not duties_of:
+        return
     declared = {host: spec.share for host, spec in experiment.hosts.items()}
     trials: dict[str, list[quota_fit.Trial]] = defaultdict(list)
     for number in range(1, quota_fit.ROUNDS + 1):
         limits = {host: limit for host, limit in servers.limits.items() if limit is not None}
-        found = _measure_paces(servers, experiment, package, history, duties_of, number) if duties_of else {}
+        found = _measure_paces(servers, experiment, package, history, duties_of, number)
         for host, (_, pace) in found.items():
             trials[host].append(quota_fit.Trial(limits[host], pace))
             history.append(

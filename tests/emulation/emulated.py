@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.manifest import RunManifest
-from testbed.emulation.namespace import network_identity
+from testbed.emulation.namespace import entered, network_identity
 from testbed.emulation.overlay import Modification
 from testbed.spec.hosts import HostSpec
 from testbed.spec.links import LinkSpec
@@ -71,3 +72,12 @@ def living_namespaces() -> set[int]:
             except (ProcessLookupError, PermissionError):
                 continue
     return found
+
+
+def udp(made: Cluster, host: str, port: int = 0, *, wait_s: float = 20.0) -> socket.socket:
+    """A UDP socket on a host, bound to its address; receiving times out after ``wait_s``."""
+    with entered(made.host_pid(host)):
+        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    end.settimeout(wait_s)
+    end.bind((made.network.address(host), port))
+    return end

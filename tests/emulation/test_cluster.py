@@ -20,13 +20,13 @@ from testbed.emulation import links as links_module
 from testbed.emulation import shaping
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.directions import LinkCounters
-from testbed.emulation.namespace import entered, network_identity, run
+from testbed.emulation.namespace import network_identity, run
 from testbed.emulation.probe import LinkMeasurement, measure_links
 from testbed.emulation.processes import ProcessIdentity
 from testbed.emulation.shaping import Shape
 from testbed.errors import MachineError
 from testbed.spec.network import Network
-from tests.emulation.emulated import cluster, link, living_namespaces, machine_state, star
+from tests.emulation.emulated import cluster, link, living_namespaces, machine_state, star, udp
 
 pytestmark = pytest.mark.root
 
@@ -47,14 +47,6 @@ def running(before: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 def identities(made: Cluster) -> set[int]:
     return {network_identity(made.node_pid(node)) for node in (*made.network.hosts, *made.network.switches)}
-
-
-def udp(made: Cluster, host: str, port: int = 0) -> socket.socket:
-    with entered(made.host_pid(host)):
-        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    end.settimeout(WAIT_S)
-    end.bind((made.network.address(host), port))
-    return end
 
 
 def received(sink: socket.socket) -> list[bytes]:

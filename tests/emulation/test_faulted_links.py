@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 import select
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed.emulation.cluster import Cluster
-from testbed.emulation.namespace import entered, run
+from testbed.emulation.namespace import run
 from testbed.emulation.overlay import Modification
 from testbed.emulation.shaping import Shape
 from testbed.spec.network import Network
-from tests.emulation.emulated import cluster, link, star
+from tests.emulation.emulated import cluster, link, star, udp
 
 pytestmark = pytest.mark.root
 
@@ -27,14 +26,6 @@ BOTH = (("h1-s1", "h1"), ("h1-s1", "s1"))
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(star(3, rate="20Mbit/s", delay="2ms"), tmp_path_factory.mktemp("run")) as made:
         yield made
-
-
-def udp(made: Cluster, host: str) -> socket.socket:
-    with entered(made.host_pid(host)):
-        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    end.settimeout(WAIT_S)
-    end.bind((made.network.address(host), 0))
-    return end
 
 
 def reached(made: Cluster, wanted: int) -> set[tuple[str, str]]:

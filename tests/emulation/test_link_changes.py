@@ -18,10 +18,10 @@ from testbed.emulation.cluster import Cluster
 from testbed.emulation.directions import LinkCounters
 from testbed.emulation.impairment import Bursts
 from testbed.emulation.machine import capabilities
-from testbed.emulation.namespace import entered
 from testbed.emulation.probe import measure_links
 from testbed.errors import MachineError
 from testbed.spec.network import Network
+from tests.emulation import emulated
 from tests.emulation.emulated import cluster, link
 
 pytestmark = pytest.mark.root
@@ -43,10 +43,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def udp(made: Cluster, host: str) -> socket.socket:
-    with entered(made.host_pid(host)):
-        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    end.settimeout(WAIT_S)
-    end.bind((made.network.address(host), 0))
+    """With room for all that a test sends before it reads."""
+    end = emulated.udp(made, host)
     end.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
     return end
 
