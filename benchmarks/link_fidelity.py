@@ -32,10 +32,10 @@ from typing import cast
 from benchmarks.fidelity_rows import Parts, Row, measure
 from benchmarks.machine_pauses import Pauses
 from runner.admission import RUNNER_SHARE
+from runner.events import FaultEffective
 from runner.faults.base import Fault, InForce, Lab, Way
 from runner.faults.hosts import Kill
 from runner.faults.links import LinkChange
-from runner.history import FaultEffective
 from runner.quantiles import percentile
 from runner.timeline import Timeline
 from testbed.emulation import probe_process

@@ -23,7 +23,8 @@ from rich.text import Text
 
 from runner.checker.findings import Ruling
 from runner.epoch_table import EpochFigures
-from runner.history import DOWN_STATES, History
+from runner.events import DOWN_STATES
+from runner.history import History
 from runner.live_view import HostView, Line, LiveView
 from runner.summary import FaultFigures, Summary
 from runner.verdict import Verdict

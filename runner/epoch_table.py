@@ -11,8 +11,8 @@ from itertools import pairwise
 from runner import tables
 from runner.answer_rate import right_answers
 from runner.csvfile import Row
-from runner.fault_table import Disturbance, disturbances
-from runner.history import LinkSample
+from runner.disturbances import Disturbance, disturbances
+from runner.events import LinkSample
 from testbed.serving.events import EpochActive, EpochFenced, Event, ServiceState, StageDeployed, StageExecuted
 
 EPOCH_COLUMNS = (

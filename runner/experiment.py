@@ -37,8 +37,9 @@ from runner import provenance, verdict
 from runner.admission import admit, demand, left_for_hosts
 from runner.checker.check import rule_on
 from runner.checker.findings import Ruling
+from runner.events import Check, RunEnded, RunStarted
 from runner.faults.compilation import faults_of, impairs
-from runner.history import Check, History, RunEnded, RunStarted
+from runner.history import History
 from runner.interruption import Interruptions
 from runner.lab import Lab
 from runner.lab_disks import disk_needs, disk_sizes

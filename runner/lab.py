@@ -16,9 +16,10 @@ from typing import Self
 
 from runner import metronome
 from runner.client import GO
+from runner.events import HostSample, LinkSample
 from runner.faults.base import Way
 from runner.faults.compilation import foreseen
-from runner.history import History, HostSample, LinkSample
+from runner.history import History
 from runner.lab_disks import LabDisks, disk_sizes
 from runner.lab_hosts import LabHosts
 from runner.lab_quotas import fit_quotas

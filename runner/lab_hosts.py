@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.balloon import offer
+from runner.events import DOWN_STATES, HostStateChanged
 from runner.faults.base import InForce
-from runner.history import DOWN_STATES, HostStateChanged
 from runner.lab_servers import KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, Servers
 from testbed.emulation.cgroups import CpuLimit
 from testbed.emulation.cluster import Cluster

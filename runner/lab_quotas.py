@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner import quota_fit
-from runner.history import History, QuotaFitted, QuotaProbed
+from runner.events import QuotaFitted, QuotaProbed
+from runner.history import History
 from runner.lab_servers import KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, Servers
 from runner.limits import Duty, duties
 from runner.preparation import Prepared

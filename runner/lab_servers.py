@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.history import History, HostStateChanged
+from runner.events import HostStateChanged
+from runner.history import History
 from runner.observer import Observer, Watch
 from testbed.emulation.cgroups import Cgroup, CgroupManager, CpuLimit
 from testbed.emulation.cluster import Cluster

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from runner.history import LinkRateChanged
+from runner.events import LinkRateChanged
 from runner.promptness import act_promptly
 from testbed.errors import TestbedError
 from testbed.serving.events import Reporter

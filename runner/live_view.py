@@ -7,7 +7,7 @@ import statistics
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from runner.history import (
+from runner.events import (
     Check,
     FaultEffective,
     FaultFailed,

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.history import MachineSample
+from runner.events import MachineSample
 from testbed.errors import MachineError
 
 PROC = Path("/proc")

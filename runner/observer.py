@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from runner.history import DOWN_STATES, History, HostStateChanged, event_from_json
+from runner.events import DOWN_STATES, HostStateChanged, event_from_json
+from runner.history import History
 from testbed.errors import ExperimentError
 from testbed.serving.events import Event, Note, PlanAdopted, RequestCompleted, StageExecuted, now_s
 

@@ -22,8 +22,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from runner import tables
 from runner.answer_rate import right_answers
 from runner.csvfile import Row
+from runner.disturbances import CHANGES, Disturbance, disturbances
 from runner.epoch_table import EpochFigures
-from runner.fault_table import CHANGES, Disturbance, disturbances
 from runner.summary import summarize
 from testbed.serving.events import Event
 from testbed.units import format_duration

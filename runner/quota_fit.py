@@ -161,7 +161,7 @@ def main(config: Mapping[str, Any], fds: list[int]) -> None:
         config: ``host``, ``package`` (folder of the model), ``first_op``, ``last_op``, ``service_s``.
         fds: The socket for events.
     """
-    from runner.history import QuotaProbed
+    from runner.events import QuotaProbed
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.checker.findings import Ruling
 from runner.csvfile import Cell, Row
-from runner.fault_table import DISK_VERBS
+from runner.disturbances import DISK_VERBS
 from runner.summary import Summary
 from runner.verdict import Verdict
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from runner.history import SchedulingSample
+from runner.events import SchedulingSample
 from testbed.serving.events import Reporter, now_s
 from testbed.serving.process import reporter
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runner import tables
 from runner.csvfile import Row
-from runner.history import FaultFailed, HostStateChanged, RunEnded, RunStarted
+from runner.events import FaultFailed, HostStateChanged, RunEnded, RunStarted
 from testbed.serving.events import (
     Event,
     HostFound,

@@ -11,8 +11,8 @@ from typing import Any
 from runner import tables
 from runner.answer_rate import rate_rps, right_answers
 from runner.csvfile import Row
+from runner.disturbances import Disturbance, disturbances
 from runner.epoch_table import EpochFigures, Window, epoch_figures
-from runner.fault_table import Disturbance, disturbances
 from runner.quantiles import percentile
 from testbed.serving.events import Event
 

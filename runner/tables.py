@@ -1,6 +1,6 @@
 """The tables of a run, each a pure function of its events; faults are in :mod:`runner.fault_table`.
 
-Times are seconds since the start of the workload (:class:`~runner.history.RunStarted`), so what was prepared before it
+Times are seconds since the start of the workload (:class:`~runner.events.RunStarted`), so what was prepared before it
 has negative times. Every column is documented in ``results/README.md``.
 """
 
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from runner.csvfile import Row
-from runner.history import (
+from runner.events import (
     Check,
     FaultEffective,
     FaultScheduled,

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from runner.events import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.faults import Fault, InForce, Lab
-from runner.history import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.promptness import act_promptly
 from testbed.errors import TestbedError
 from testbed.serving.events import PlanAdopted, Reporter

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from runner import tables
-from runner.history import DOWN_STATES, HostStateChanged
+from runner.events import DOWN_STATES, HostStateChanged
 from runner.plots import BLUE, INK, MUTED, RED
 from testbed.serving.events import Event, PlanAdopted, PlannedStage
 from testbed.units import format_duration, format_rate

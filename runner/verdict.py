@@ -1,6 +1,6 @@
 """Can the emulation be trusted? ``valid``, ``suspect`` or ``invalid``, with reasons.
 
-Each question is a :class:`~runner.history.Check`: what was asked for, what was measured, and what the difference
+Each question is a :class:`~runner.events.Check`: what was asked for, what was measured, and what the difference
 makes of the run. The functions that make checks take plain numbers; :func:`judge` takes all checks and gives the
 verdict, which is the worst of theirs.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from runner import tables
-from runner.history import (
+from runner.events import (
     Check,
     FaultChanged,
     FaultScheduled,

@@ -5,7 +5,7 @@ and verdict are made of the same events with every time divided by k and everyth
 seconds stay what they are: a host that used 0.0125 CPU seconds in each real second used 0.1 in each virtual one, which
 is the share that was declared. Texts (details, notes) stay as they were written, in real units.
 
-:class:`~runner.history.Check` is in virtual units already, because its bars are; only its instant is converted.
+:class:`~runner.events.Check` is in virtual units already, because its bars are; only its instant is converted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from runner.history import Check, RunStarted
+from runner.events import Check, RunStarted
 from testbed.serving.events import Event
 
 CPU_SECONDS = frozenset({"cpu_usage_s", "busy_s", "idle_s", "steal_s"})

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from runner.checker.reading import Line, Tables
-from runner.history import DOWN_STATES
+from runner.events import DOWN_STATES
 from testbed.serving.events import Event
 
 TICK_S = 2e-6

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from runner.checker.reading import Line, Tables
-from runner.history import (
+from runner.events import (
     FaultEffective,
     FaultFailed,
     FaultHealed,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from runner.checker.evidence import TICK_S, Evidence
 from runner.checker.findings import Finding
 from runner.checker.reading import Line
-from runner.fault_table import Disturbance, disturbances
+from runner.disturbances import Disturbance, disturbances
 
 LOSS_LAG_S = 30.0
 """A host that is taken for dead so long after a fault of it or its link has healed still suffers from that."""

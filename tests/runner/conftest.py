@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from runner import verdict
-from runner.history import (
+from runner.events import (
     Check,
     FaultEffective,
     FaultHealed,

@@ -12,7 +12,7 @@ from typing import Any
 from runner.checker.check import Checked, check_tables
 from runner.checker.findings import Ruling
 from runner.checker.reading import read_table
-from runner.history import (
+from runner.events import (
     FaultEffective,
     FaultScheduled,
     FaultStarted,

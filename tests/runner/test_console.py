@@ -13,7 +13,8 @@ from rich.console import Console as RichConsole
 
 from runner import verdict
 from runner.console import Console, dashboard
-from runner.history import Check, History
+from runner.events import Check
+from runner.history import History
 from runner.live_view import LiveView
 from runner.summary import summarize
 from runner.verdict import judge

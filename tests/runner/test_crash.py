@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.history import RunEnded, read_events
+from runner.events import RunEnded
+from runner.history import read_events
 from tests.emulation.snapshot import Snapshot, difference
 from tests.emulation.world import World, world
 from tests.runner.real_run import NAME, RealRun, experiment, started

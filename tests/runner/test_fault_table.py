@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from runner.answer_rate import rate_rps
-from runner.fault_table import FAULT_COLUMNS, disturbances, fault_rows
-from runner.history import (
+from runner.disturbances import disturbances
+from runner.events import (
     FaultEffective,
     FaultHealed,
     FaultScheduled,
@@ -15,6 +15,7 @@ from runner.history import (
     RunEnded,
     RunStarted,
 )
+from runner.fault_table import FAULT_COLUMNS, fault_rows
 from testbed.serving.events import (
     EpochActive,
     Event,

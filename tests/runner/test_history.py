@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.history import EVENT_TYPES, FaultScheduled, History, HostStateChanged, event_from_json, read_events
+from runner.events import EVENT_TYPES, FaultScheduled, HostStateChanged, event_from_json
+from runner.history import History, read_events
 from testbed.errors import MachineError, UsageError
 from testbed.serving.events import Event, Note, to_json
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.history import LinkRateChanged
+from runner.events import LinkRateChanged
 from runner.link_traces import TracePlayer, TraceStep, compile_traces, restore_traced
 from runner.verdict import check_trace
 from testbed.errors import MachineError

@@ -3,7 +3,8 @@ from __future__ import annotations
 import threading
 import time
 
-from runner.history import History, HostStateChanged
+from runner.events import HostStateChanged
+from runner.history import History
 from runner.observer import Watch, untold_stages
 from testbed.serving.events import Event, RequestCompleted, StageExecuted
 from tests.runner.story import Story

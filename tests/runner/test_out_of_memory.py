@@ -10,8 +10,8 @@ import torch
 
 from runner import preparation
 from runner.csvfile import from_csv
+from runner.events import HostStateChanged
 from runner.experiment import Options, run
-from runner.history import HostStateChanged
 from runner.preparation import Prepared, answer, planned
 from testbed.model.graph import ModelGraph
 from testbed.serving.events import EpochActive

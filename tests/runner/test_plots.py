@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from runner import plots, topology_plot
-from runner.history import FaultEffective, FaultScheduled, RunStarted
+from runner.events import FaultEffective, FaultScheduled, RunStarted
 from testbed.serving.events import Event, PlanAdopted, PlannedStage, RequestCompleted
 from tests.runner.conftest import DrawnLink, DrawnWay
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
-from runner.history import Check
+from runner.events import Check
 from runner.report import html_page, write_report
 from runner.results import RunFolder
 from runner.summary import summarize

@@ -12,7 +12,7 @@ import pytest
 
 from runner import results
 from runner.csvfile import from_csv
-from runner.history import Check
+from runner.events import Check
 from runner.provenance import cpu_model, git_state, provenance
 from runner.results import Owner, RunFolder, append_run, give_tree, write_atomic
 from runner.run_record import RUN_COLUMNS, run_record, run_row

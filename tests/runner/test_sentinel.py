@@ -8,7 +8,7 @@ import time
 import pytest
 
 from runner import sentinel, verdict
-from runner.history import SchedulingSample, event_from_json
+from runner.events import SchedulingSample, event_from_json
 from testbed.serving.events import Event, to_json
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from runner.history import FaultFailed, HostStateChanged, RunEnded
+from runner.events import FaultFailed, HostStateChanged, RunEnded
 from runner.summary import summarize
 from testbed.serving.events import EpochActive, Event, PlanAdopted, RequestCompleted, RequestSubmitted
 from tests.runner.story import judged

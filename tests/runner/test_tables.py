@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 
 from runner import epoch_table, fault_table, service_table, tables
 from runner.csvfile import format_cell, from_csv, to_csv
-from runner.history import (
-    EXPERIMENTER_EVENTS,
-    HostSample,
-    HostStateChanged,
-    LinkSample,
-    RunEnded,
-    RunStarted,
-)
+from runner.events import EXPERIMENTER_EVENTS, HostSample, HostStateChanged, LinkSample, RunEnded, RunStarted
 from runner.summary import summarize
 from testbed.serving.events import EVENT_TYPES as SYSTEM_EVENT_TYPES
 from testbed.serving.events import Event, RequestCompleted, RequestSubmitted

@@ -10,8 +10,8 @@ from typing import Self
 
 import pytest
 
+from runner.events import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.faults.base import Fault, InForce, Lab, Way
-from runner.history import FaultChanged, FaultEffective, FaultFailed, FaultHealed, FaultScheduled, FaultStarted
 from runner.timeline import Step, Timeline, compile_steps
 from testbed.emulation.disk import Condition
 from testbed.emulation.overlay import Modification

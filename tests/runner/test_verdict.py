@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner import machine_load, verdict
-from runner.history import (
+from runner.events import (
     Check,
     FaultScheduled,
     FaultStarted,

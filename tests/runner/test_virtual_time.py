@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner import epoch_table, fault_table, service_table, tables, verdict
-from runner.history import EVENT_TYPES, Check, HostSample, RunStarted
+from runner.events import EVENT_TYPES, Check, HostSample, RunStarted
 from runner.summary import summarize
 from runner.virtual_time import CPU_SECONDS, in_virtual_time, time_scale_of, virtual
 from testbed.serving.events import Event
