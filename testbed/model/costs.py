@@ -17,6 +17,7 @@ from testbed.model.executor import StageExecutor
 from testbed.model.graph import ModelGraph
 from testbed.model.operators import OPERATORS, Ref
 from testbed.model.program import TensorSpec
+from testbed.model.streams import streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class ChainCosts:
         weight_bytes: Bytes of weights that each segment reads. Weights that several segments read count in each.
         activation_bytes: Peak bytes of live inputs, results and outputs while a segment runs.
         compute_s: Seconds that a segment takes on one whole core.
+        streams: For each boundary the residual stream that crosses it (:mod:`testbed.model.streams`).
     """
 
     boundary_ops: tuple[int, ...]
@@ -38,6 +40,7 @@ class ChainCosts:
     weight_bytes: tuple[int, ...]
     activation_bytes: tuple[int, ...]
     compute_s: tuple[float, ...]
+    streams: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,4 +228,5 @@ def chain(
         # of both bounds any stage that contains the segment.
         activation_bytes=tuple(max(graph.peak_activation_bytes(a, b), *live[a:b]) for a, b in pairs),
         compute_s=tuple(math.fsum(op_seconds[a:b]) for a, b in pairs),
+        streams=streams(graph, boundaries),
     )

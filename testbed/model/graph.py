@@ -213,17 +213,50 @@ class ModelGraph:
         values = list(self.values)
         for old, new in number.items():
             values[new] = self.values[old]
-        ops = [
-            dataclasses.replace(
-                op,
-                args=renumbered(op.args, number),
-                reads=tuple(number[value] for value in op.reads),
-                makes=tuple(number[value] for value in op.makes),
-            )
-            for op in (self.ops[index] for index in order)
-        ]
+        ops = [_renumbered_op(self.ops[index], number) for index in order]
         outputs = [number[value] for value in self._outputs]
         return ModelGraph(values, self._inputs, tuple(self._weights.values()), ops, outputs)
+
+    def same_form(self, first: int, second: int) -> bool:
+        """Whether two values have the same shape, type and order of dimensions in memory."""
+        one, other = self.values[first], self.values[second]
+        return (one.shape, one.dtype, one.order) == (other.shape, other.dtype, other.order)
+
+    def without(self, runs: Sequence[tuple[int, int]]) -> ModelGraph:
+        """The same model with runs of operations left out: what read a run's result reads its input instead.
+
+        Args:
+            runs: Each the operations ``first_op..last_op-1``, in order; one tensor crosses at either end, in the same
+                form.
+
+        Raises:
+            ValueError: If one is no such run, or overlaps the one before.
+        """
+        instead: dict[int, int] = {}
+        left_out: set[int] = set()
+        for first_op, last_op in runs:
+            self._check_stage(first_op, last_op)
+            entering, leaving = self.crossing(first_op), self.crossing(last_op)
+            alone = len(entering) == len(leaving) == 1
+            if (
+                not alone
+                or not self.same_form(entering[0], leaving[0])
+                or not left_out.isdisjoint(range(first_op, last_op))
+            ):
+                raise ValueError(f"operations {first_op} to {last_op - 1} can't be left out")
+            instead[leaving[0]] = instead.get(entering[0], entering[0])
+            left_out.update(range(first_op, last_op))
+        number = {value: value for value in range(self._fixed)}
+        ops = []
+        for index, op in enumerate(self.ops):
+            if index not in left_out:
+                number.update({value: len(number) + place for place, value in enumerate(op.makes)})
+                ops.append(op)
+        values = [self.values[value] for value in number]
+        number |= {gone: number[kept] for gone, kept in instead.items()}
+        kept_ops = [_renumbered_op(op, number) for op in ops]
+        outputs = [number[value] for value in self._outputs]
+        return ModelGraph(values, self._inputs, tuple(self._weights.values()), kept_ops, outputs)
 
     def peak_activation_bytes(self, first_op: int, last_op: int) -> int:
         """Most bytes of inputs and results that are alive at once while the stage runs as a program of its own."""
@@ -357,6 +390,15 @@ def renumbered(args: tuple[Any, ...], number: Mapping[int, int]) -> tuple[Any, .
         if isinstance(item, tuple)
         else item
         for item in args
+    )
+
+
+def _renumbered_op(op: Op, number: Mapping[int, int]) -> Op:
+    return dataclasses.replace(
+        op,
+        args=renumbered(op.args, number),
+        reads=tuple(number[value] for value in op.reads),
+        makes=tuple(number[value] for value in op.makes),
     )
 
 

@@ -31,6 +31,10 @@ class ChainCosts(Protocol):
     def compute_s(self) -> Sequence[float]:
         """As in ``Chain``."""
 
+    @property
+    def streams(self) -> Sequence[int | None]:
+        """As in ``Chain``."""
+
 
 def chain_from(costs: ChainCosts) -> Chain:
     """Copy the figures of ``costs`` into a chain.
@@ -44,4 +48,5 @@ def chain_from(costs: ChainCosts) -> Chain:
         weight_bytes=tuple(costs.weight_bytes),
         activation_bytes=tuple(costs.activation_bytes),
         compute_s=tuple(costs.compute_s),
+        streams=tuple(costs.streams),
     )

@@ -38,8 +38,9 @@ def usable_path(problem: Problem, source: str, target: str) -> Path | None:
     return path if path is not None and path.rate_bps > 0 else None
 
 
-def _structure(problem: Problem, assignments: Sequence[Assignment]) -> Iterator[str]:
+def _structure(problem: Problem, assignments: Sequence[Assignment], *, skipping: bool) -> Iterator[str]:
     """Faults that leave a decision without a cost."""
+    chain = problem.chain
     if not assignments:
         yield "there is no stage"
         return
@@ -48,21 +49,34 @@ def _structure(problem: Problem, assignments: Sequence[Assignment]) -> Iterator[
     for index, assignment in enumerate(assignments):
         if assignment.host not in names:
             yield f"stage {index} is on {assignment.host}, which is no worker"
-        if assignment.first != expected:
+        if assignment.first != expected and not (skipping and chain.may_skip(expected, assignment.first)):
             yield f"stage {index} starts at boundary {assignment.first}, where {expected} is due"
         if assignment.last <= assignment.first:
             yield f"stage {index} is empty"
         expected = assignment.last
-    if expected != problem.chain.segments:
-        yield f"the last stage ends at boundary {expected}, the model at {problem.chain.segments}"
+    if expected != chain.segments and not (skipping and chain.may_skip(expected, chain.segments)):
+        yield f"the last stage ends at boundary {expected}, the model at {chain.segments}"
     for source, target in route(problem, assignments):
         if source != target and usable_path(problem, source, target) is None:
             yield f"{source} can't reach {target}"
 
 
-def violations(problem: Problem, assignments: Sequence[Assignment]) -> tuple[str, ...]:
-    """Every broken constraint in words; empty for a legal decision."""
-    found = list(_structure(problem, assignments))
+def skipped_segments(problem: Problem, assignments: Sequence[Assignment]) -> tuple[tuple[int, int], ...]:
+    """Runs of segments ``first..last-1`` that a decision leaves out, in order; empty for one that serves the model."""
+    ends = [0, *(at.last for at in assignments)]
+    begins = [*(at.first for at in assignments), problem.chain.segments]
+    return tuple((end, begin) for end, begin in zip(ends, begins, strict=True) if end < begin)
+
+
+def violations(problem: Problem, assignments: Sequence[Assignment], *, skipping: bool = False) -> tuple[str, ...]:
+    """Every broken constraint in words; empty for a legal decision.
+
+    Args:
+        problem: What is planned for.
+        assignments: The decision.
+        skipping: Whether it may leave segments out, between two boundaries of one residual stream.
+    """
+    found = list(_structure(problem, assignments, skipping=skipping))
     workers = {worker.name: worker for worker in problem.workers}
     seen: set[str] = set()
     for index, assignment in enumerate(assignments):
@@ -99,16 +113,17 @@ def evaluate(
     *,
     latency_bound_s: float | None = None,
     notes: Sequence[str] = (),
+    skipping: bool = False,
 ) -> Plan:
     """Cost a decision.
 
     Memory, storage and ``max_stages`` are not enforced here (see ``violations``), so that a decision that breaks them
-    can still be shown.
+    can still be shown. With ``skipping`` it may leave segments out, as in ``violations``.
 
     Raises:
         ValueError: If the decision has no cost: gaps, empty stages, unknown hosts, hosts that can't talk.
     """
-    faults = list(_structure(problem, assignments))
+    faults = list(_structure(problem, assignments, skipping=skipping))
     if faults:
         raise ValueError("; ".join(faults))
     chain = problem.chain
@@ -160,4 +175,8 @@ def evaluate(
         cost=math.fsum(prices),
         latency_bound_s=latency_bound_s,
         notes=tuple(notes),
+        skipped=tuple(
+            (chain.boundary_ops[first], chain.boundary_ops[last])
+            for first, last in skipped_segments(problem, assignments)
+        ),
     )

@@ -65,6 +65,7 @@ class Plan:
         cost: What one request costs at the hosts' and links' prices.
         latency_bound_s: No plan's latency can be below it; None where the strategy proves nothing of it.
         notes: What a reader must know of the plan, such as a precondition of its strategy that doesn't hold.
+        skipped: Runs of operations ``first_op..last_op-1`` of the model that no stage has: its answers are degraded.
     """
 
     strategy: str
@@ -81,6 +82,7 @@ class Plan:
     cost: float = math.nan
     latency_bound_s: float | None = None
     notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[int, int], ...] = ()
 
     @property
     def throughput_rps(self) -> float:

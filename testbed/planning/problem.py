@@ -22,6 +22,8 @@ class Chain:
         weight_bytes: Bytes of weights of each of the ``L`` segments.
         activation_bytes: Peak bytes of live activations while a segment runs.
         compute_s: Seconds that a segment takes on one whole core of this machine.
+        streams: For each boundary the residual stream that crosses it, as a number; None where none does, and empty
+            where nothing is known of them. What lies between two boundaries of one stream may be left out.
     """
 
     boundary_ops: tuple[int, ...]
@@ -29,6 +31,7 @@ class Chain:
     weight_bytes: tuple[int, ...]
     activation_bytes: tuple[int, ...]
     compute_s: tuple[float, ...]
+    streams: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         segments = len(self.weight_bytes)
@@ -38,6 +41,8 @@ class Chain:
             raise ValueError("weight_bytes, activation_bytes and compute_s differ in length")
         if not (len(self.boundary_ops) == len(self.boundary_bits) == segments + 1):
             raise ValueError(f"{segments} segments need {segments + 1} boundaries")
+        if len(self.streams) not in (0, segments + 1):
+            raise ValueError(f"{len(self.streams)} streams for {segments + 1} boundaries")
         if list(self.boundary_ops) != sorted(set(self.boundary_ops)):
             raise ValueError("boundary_ops must increase")
 
@@ -45,6 +50,12 @@ class Chain:
     def segments(self) -> int:
         """Number of segments, ``L``."""
         return len(self.weight_bytes)
+
+    def may_skip(self, first: int, last: int) -> bool:
+        """Whether segments ``first..last-1`` may be left out, and are more than an activation: they have weights."""
+        if not self.streams or first >= last or self.streams[first] is None:
+            return False
+        return self.streams[first] == self.streams[last] and any(self.weight_bytes[first:last])
 
 
 @dataclass(frozen=True, slots=True)

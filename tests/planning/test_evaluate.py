@@ -110,3 +110,47 @@ def test_a_host_twice_and_a_dead_link() -> None:
     assert violations(replace(PROBLEM, paths=everywhere), twice) == ("a holds more than one stage",)
     dead = replace(PROBLEM, paths=PATHS | {("a", "b"): Path(0.0)})
     assert violations(dead, DECISION) == ("a can't reach b",)
+
+
+RESIDUAL = replace(PROBLEM, chain=replace(CHAIN, streams=(None, 7, 7, None)), paths=PATHS | {("a", "b"): Path(1.0)})
+GAPPED = (Assignment("a", 0, 1), Assignment("b", 2, 3))
+
+
+def test_only_who_asks_for_it_may_leave_a_residual_run_out() -> None:
+    assert violations(RESIDUAL, GAPPED) == ("stage 1 starts at boundary 2, where 1 is due",)
+    assert violations(RESIDUAL, GAPPED, skipping=True) == ()
+    plan = evaluate(RESIDUAL, GAPPED, "mine", None, 0.0, skipping=True)
+    assert plan.skipped == ((4, 5),)
+    assert [(stage.first_op, stage.last_op, stage.transfer_bits) for stage in plan.stages] == [(0, 4, 8.0), (5, 9, 2.0)]
+    assert evaluate(PROBLEM, DECISION, "mine", None, 0.0).skipped == ()
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        CHAIN,
+        replace(CHAIN, streams=(None, 7, 8, None)),
+        replace(CHAIN, streams=(None,) * 4),
+        replace(CHAIN, streams=(None, 7, 7, None), weight_bytes=(10 * MIB, 0, 30 * MIB)),
+    ],
+    ids=["nothing known", "two streams", "no stream", "an activation alone"],
+)
+def test_what_is_no_residual_run_must_not_be_left_out(chain: Chain) -> None:
+    assert violations(replace(RESIDUAL, chain=chain), GAPPED, skipping=True)
+    with pytest.raises(ValueError, match="starts at boundary 2"):
+        evaluate(replace(RESIDUAL, chain=chain), GAPPED, "mine", None, 0.0, skipping=True)
+
+
+def test_the_end_may_be_left_out_and_streams_are_one_a_boundary() -> None:
+    chain = replace(CHAIN, streams=(None, None, 7, 7))
+    plan = evaluate(
+        replace(RESIDUAL, chain=chain, paths=PATHS | {("a", "d"): Path(1.0)}),
+        (Assignment("a", 0, 2),),
+        "mine",
+        None,
+        0.0,
+        skipping=True,
+    )
+    assert plan.skipped == ((5, 9),)
+    with pytest.raises(ValueError, match="2 streams for 4 boundaries"):
+        replace(CHAIN, streams=(1, 1))

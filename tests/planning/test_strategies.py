@@ -57,6 +57,7 @@ def test_the_measured_costs_of_a_model_become_a_chain() -> None:
         weight_bytes=[MIB, 2 * MIB],
         activation_bytes=[MIB, MIB],
         compute_s=[0.010, 0.020],
+        streams=[],
     )
     assert chain_from(costs) == CHAIN
     costs.compute_s.append(0.0)
