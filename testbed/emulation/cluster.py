@@ -8,7 +8,7 @@ unshaped.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -129,7 +129,7 @@ class Cluster:
         if self._is_impaired and not self._netem:
             # It comes up while the namespaces are made.
             self._launch_delay_service()
-        segments = self._segments(shapes)
+        segments = offload_segments(shapes, with_netem=self._netem)
         fabric = Fabric(self.network, segments=segments, switching=self._switching)
         self._mininet = EmulatedNetwork(self._manifest)
         for name in fabric.nodes:
@@ -155,19 +155,6 @@ class Cluster:
         )
         self._links = links
         links.start()
-
-    def _segments(self, shapes: Sequence[Shape]) -> int:
-        """How many frames senders may hand down in one piece."""
-        # netem draws once for all the frames of a piece; the delay line has them cut up first. A queue whose limit is
-        # in packets counts a piece as one.
-        drawn = self._netem and any(shape.is_drawn for shape in shapes)
-        limits = [shape.queue for shape in shapes if shape.queue is not None]
-        if drawn or any(limit.packets is not None for limit in limits):
-            return 1
-        return offload_segments(
-            min((shape.rate_bps for shape in shapes if shape.rate_bps), default=None),
-            min((limit.bytes for limit in limits if limit.bytes is not None), default=None),
-        )
 
     def stop(self) -> None:
         """End everything; twice is fine, also after a failed start.

@@ -31,6 +31,7 @@ Rates change in place (``tc class change``): there is no instant at which the li
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from testbed.emulation.impairment import Bursts, Impairment
@@ -148,17 +149,26 @@ class Egress:
     with_netem: bool = False
 
 
-def offload_segments(slowest_bps: int | None, shortest_queue_bytes: int | None = None) -> int:
+def offload_segments(shapes: Iterable[Shape], *, with_netem: bool) -> int:
     """How many frames a sender may hand down in one piece (``gso_max_segs``): what the slowest link sends in 1 ms.
 
     Offloading makes senders cheap but lets 64 kB pass at a time, half a second of a 1 Mbit/s link. 43 frames are all
-    that fit; with nothing shaped, that many are allowed. Two pieces have room in the shortest queue.
+    that fit; with nothing shaped, that many are allowed. Two pieces have room in the shortest queue. Pieces are single
+    frames where netem draws something, because it draws once for a whole piece (the delay line has them cut up first),
+    and where a queue counts packets, because a piece is one.
+
+    Args:
+        shapes: Of all directions of all links.
+        with_netem: Whether delay and loss are netem's.
     """
     allowed = _MAX_SEGMENTS
-    if slowest_bps is not None:
-        allowed = min(allowed, math.floor(slowest_bps * _LUMP_S / 8 / FRAME_BYTES))
-    if shortest_queue_bytes is not None:
-        allowed = min(allowed, shortest_queue_bytes // (2 * FRAME_BYTES))
+    for shape in shapes:
+        if with_netem and shape.is_drawn:
+            return 1
+        if shape.rate_bps:
+            allowed = min(allowed, math.floor(shape.rate_bps * _LUMP_S / 8 / FRAME_BYTES))
+        if shape.queue is not None:
+            allowed = min(allowed, 1 if shape.queue.bytes is None else shape.queue.bytes // (2 * FRAME_BYTES))
     return max(1, allowed)
 
 

@@ -40,6 +40,10 @@ def words(commands: list[tuple[str, ...]]) -> list[str]:
     return [" ".join(command) for command in commands]
 
 
+def segments_of(*shapes: Shape, with_netem: bool = False) -> int:
+    return offload_segments(shapes, with_netem=with_netem)
+
+
 def test_unshaped_link_has_no_queue_at_all() -> None:
     assert build("eth0", Egress(Shape())) == []
     assert build("eth0", Egress(Shape(), with_netem=True)) == []
@@ -121,7 +125,7 @@ def test_queue_bounds(rate_bps: int, round_trip_s: float, segments: int) -> None
 
 @given(RATES)
 def test_one_piece_of_the_sender_fits_bucket_and_queue_and_lasts_1_ms(rate_bps: int) -> None:
-    segments = offload_segments(rate_bps)
+    segments = segments_of(Shape(rate_bps))
     assert segments == 1 or segments * FRAME_BYTES * 8 / rate_bps <= 0.001
     assert burst_bytes(rate_bps, segments) >= segments * FRAME_BYTES
     assert burst_bytes(rate_bps, segments) <= max(FRAME_BYTES, rate_bps * 0.002 / 8 + 1)
@@ -129,10 +133,19 @@ def test_one_piece_of_the_sender_fits_bucket_and_queue_and_lasts_1_ms(rate_bps: 
 
 
 def test_slow_links_take_single_frames_and_unshaped_ones_whole_pieces() -> None:
-    assert offload_segments(1_000_000) == 1
-    assert offload_segments(20_000_000) == 1
-    assert offload_segments(100_000_000) == 8
-    assert offload_segments(None) == offload_segments(10**9) == 43
+    assert segments_of(Shape(1_000_000)) == 1
+    assert segments_of(Shape(20_000_000)) == 1
+    assert segments_of(Shape(100_000_000)) == 8
+    assert segments_of(Shape()) == segments_of(Shape(10**9)) == segments_of() == 43
+    assert segments_of(Shape(10**9), Shape(100_000_000), Shape()) == 8
+
+
+def test_pieces_are_single_frames_where_each_frame_counts() -> None:
+    fast, lossy = Shape(10**9), Shape(10**9, 0.005, loss=0.01)
+    assert segments_of(fast, lossy) == 43
+    assert segments_of(fast, lossy, with_netem=True) == 1
+    assert segments_of(fast, Shape(10**9, 0.005), with_netem=True) == 43
+    assert segments_of(fast, Shape(10**9, queue=QueueLimit(packets=50))) == 1
 
 
 def state_of(egress: Egress) -> EgressState:
@@ -214,8 +227,8 @@ def test_a_queue_of_its_own_length() -> None:
     )
     assert in_bytes.endswith("handle 20: bfifo limit 100000")
     assert in_packets.endswith("handle 20: pfifo limit 50")
-    assert offload_segments(10**9, 100_000) == 33
-    assert offload_segments(10**9, 2_000) == 1
+    assert segments_of(Shape(10**9, queue=QueueLimit(bytes=100_000))) == 33
+    assert segments_of(Shape(10**9, queue=QueueLimit(bytes=2_000))) == 1
 
 
 @pytest.mark.parametrize("with_netem", [False, True])
