@@ -25,7 +25,6 @@ Ctrl-C ends the workload; all that follows happens as always.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -42,9 +41,9 @@ from runner.faults.compilation import faults_of, impairs
 from runner.history import History
 from runner.interruption import Interruptions
 from runner.lab import Lab
+from runner.lab_checks import check_parts, measure
 from runner.lab_disks import disk_needs, disk_sizes
 from runner.limits import cpu_limits
-from runner.link_sample import links_to_measure
 from runner.link_traces import TracePlayer, compile_traces, restore_traced
 from runner.machine_load import sample as sample_machine
 from runner.observer import LatestPlan
@@ -59,7 +58,6 @@ from testbed.emulation.cleaner import clean_run
 from testbed.emulation.lock import machine_lock
 from testbed.emulation.machine import Capabilities, capabilities, require
 from testbed.emulation.manifest import RunManifest
-from testbed.emulation.probe import measure_links
 from testbed.errors import EXIT_FAILED, EXIT_INVALID, EXIT_PASSED, ExperimentError, TestbedError
 from testbed.serving.codecs import answer_error, is_lossless
 from testbed.serving.events import Event, Note, now_s
@@ -224,8 +222,7 @@ def emulate(
                     owner=ids,
                 )
             )
-            k = prepared.experiment.compute.time_scale
-            _measure(lab, history, "before", k)
+            measure(lab, history, "before")
             lab.start_sentinel()
             lab.start_metronomes()
             lab.write_model()
@@ -235,7 +232,7 @@ def emulate(
             lab.start_client()
         if _workload(prepared, lab, history, interruptions):
             lab.stop_system()
-            _measure(lab, history, "after", k)
+            measure(lab, history, "after")
         return lab.cluster.backend
 
 
@@ -243,7 +240,7 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
     """Steps 7 and 8; returns whether the workload came to its end."""
     experiment, k = prepared.emulated.experiment, prepared.experiment.compute.time_scale
     timeline = Timeline(faults_of(prepared.experiment), lab, history.append, time.monotonic, LatestPlan(history))
-    traces = TracePlayer(compile_traces(experiment), lab.cluster, history.append, time.monotonic, lab.watch.fail)
+    traces = TracePlayer(compile_traces(experiment), lab.cluster, history.append, time.monotonic, lab.break_down)
     lab.cluster.delayline_lateness(clear=True)
     zero_s = now_s() + LEAD_S
     history.append(
@@ -281,10 +278,7 @@ def _workload(prepared: Prepared, lab: Lab, history: History, interruptions: Int
                 lab.watch.settle(SETTLING_S * k)
     finally:
         history.append(RunEnded(t_s=now_s(), how=how, detail=detail))
-    if lab.cluster.failure is not None:
-        history.append(verdict.check_delay_line(now_s(), math.inf, alive=False))
-    elif (statistics := lab.cluster.delayline_lateness()) is not None:
-        history.append(verdict.check_delay_line(now_s(), statistics.lateness.p99_s / k))
+    check_parts(lab, history)
     return how == "completed"
 
 
@@ -310,7 +304,7 @@ def _sampling(lab: Lab, history: History) -> Iterator[None]:
             sample_all()
         except (TestbedError, OSError) as error:
             # A run whose counters can't be read, or not be kept, isn't worth waiting for.
-            lab.watch.fail(f"the counters can't be kept: {error}")
+            lab.break_down(f"the counters can't be kept: {error}")
 
     thread = threading.Thread(target=sample, name="sampler")
     thread.start()
@@ -319,27 +313,6 @@ def _sampling(lab: Lab, history: History) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def _measure(lab: Lab, history: History, when: str, k: float) -> None:
-    """Every link against its request: rate in both directions, round trip once, both in declared units."""
-    plan, dispatcher = lab.prepared.plan, lab.prepared.experiment.dispatcher
-    stops = (dispatcher, *(stage.host for stage in plan.stages), dispatcher)
-    network = lab.cluster.network
-    chosen = links_to_measure(network, stops, lab.prepared.experiment.seed)
-    if len(chosen) < len(network.links):
-        text = f"{len(chosen)} of {len(network.links)} links are measured {when} the workload"
-        history.append(Note(t_s=now_s(), source="runner", text=text))
-    for found in measure_links(lab.cluster, chosen):
-        subject = f"{found.source}→{found.target}"
-        if found.requested_rate_bps is not None:
-            rate_bps = found.rate_bps or 0.0
-            requested_bps = found.requested_rate_bps * k
-            history.append(verdict.check_rate(now_s(), when, subject, requested_bps, rate_bps * k))
-        if subject.startswith(f"{found.link.split('-')[0]}→"):
-            rtt_s = math.inf if found.rtt_s is None else found.rtt_s
-            requested_s = found.requested_rtt_s / k
-            history.append(verdict.check_round_trip(now_s(), when, found.link, requested_s, rtt_s / k))
 
 
 def analyse(
@@ -357,7 +330,7 @@ def analyse(
 
     experiment, k = prepared.experiment, prepared.experiment.compute.time_scale
     recorded = in_virtual_time(recorded, k)
-    events = (*recorded, *verdict.checks_of_events(recorded))
+    events = (*recorded, *verdict.checks_of_events(recorded, experiment.verdict))
     judged = verdict.judge(event for event in events if isinstance(event, Check))
     summary = summarize(events)
     folder.write_tables(events, compute_mode=experiment.compute.mode, time_scale=k)

@@ -82,6 +82,7 @@ class Lab(LabHosts, LabDisks):
         LabDisks.__init__(self)
         self.prepared = prepared
         self.watch = Watch(history)
+        self.breakdown: str | None = None
         self._experiment = prepared.emulated.experiment
         self._network = prepared.emulated.network
         self._joining = joining(prepared.experiment)
@@ -93,7 +94,7 @@ class Lab(LabHosts, LabDisks):
         self._stack = contextlib.ExitStack()
         self._manager = CgroupManager.detect()
         self.nursery = Nursery(NURSERY_PRELOAD, logs, manifest, log_owner=owner)
-        self.nursery.on_nursery_death(lambda status, _: self.watch.fail(f"the nursery ended with status {status}"))
+        self.nursery.on_nursery_death(lambda status, _: self.break_down(f"the nursery ended with status {status}"))
         self.cluster = Cluster(
             self._network,
             self._experiment.hosts,
@@ -101,7 +102,7 @@ class Lab(LabHosts, LabDisks):
             manifest,
             delay_backend,  # type: ignore[arg-type]
             seed=prepared.experiment.seed,
-            on_failure=self.watch.fail,
+            on_failure=self.break_down,
             switching=self._experiment.switching,
             foreseen=foreseen(prepared.experiment),
         )
@@ -133,6 +134,11 @@ class Lab(LabHosts, LabDisks):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def break_down(self, reason: str) -> None:
+        """A part of the emulation has failed, not the system under test: every wait raises, and the run is invalid."""
+        self.breakdown = self.breakdown or reason
+        self.watch.fail(reason)
 
     @contextlib.contextmanager
     def cluster_after_nursery(self) -> Iterator[None]:

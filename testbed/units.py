@@ -137,11 +137,11 @@ def parse_power(text: object) -> float:
     return _split(text, "power", POWER_UNITS, "6.4W")
 
 
-def parse_fraction(text: object) -> float:
-    """A number in 0..1, written ``0.1%`` or ``0.001``.
+def parse_fraction(text: object, most: float = 1.0) -> float:
+    """A number from 0 to `most`, written ``0.1%`` or ``0.001``.
 
     Raises:
-        UnitError: If the text is no number, or outside 0..1.
+        UnitError: If the text is no number, or outside of that.
     """
     if isinstance(text, bool) or not isinstance(text, (int, float, str)):
         raise UnitError(f"{_quoted(text)} is no fraction; write it like 0.1% or 0.001")
@@ -151,9 +151,9 @@ def parse_fraction(text: object) -> float:
             raise UnitError(f"{_quoted(text)} is no fraction; write it like 0.1% or 0.001")
         value = float(match["number"]) / (100 if match["unit"] == "%" else 1)
     else:
-        value = float(text) if abs(text) <= 1 else math.inf  # float() of a huge whole number overflows
-    if not 0 <= value <= 1:
-        raise UnitError(f"{_quoted(text)}: a fraction lies between 0 and 1 (0% and 100%)")
+        value = float(text) if abs(text) <= most else math.inf  # float() of a huge whole number overflows
+    if not 0 <= value <= most:
+        raise UnitError(f"{_quoted(text)}: a fraction lies between 0 and {most:g} (0% and {most:.0%})")
     return value
 
 

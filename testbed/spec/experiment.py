@@ -30,6 +30,7 @@ from testbed.spec.quantities import FileContext, NodeName, RunName
 from testbed.spec.recovery import RecoverySpec
 from testbed.spec.section import Section
 from testbed.spec.shapes import ShapeError, ShapeSpec, expanded
+from testbed.spec.verdict import VerdictSpec
 from testbed.spec.workload import WorkloadSpec
 
 Switching = Literal["bridge", "ovs"]
@@ -82,6 +83,8 @@ class Experiment(Section):
     recovery: Annotated[RecoverySpec, Field(description="How failures are noticed and mended.")] = RecoverySpec()
     faults: Annotated[tuple[FaultSpec, ...], Field(description="What breaks, and when.")] = ()
     chaos: Annotated[ChaosSpec | None, Field(description="A random campaign of faults, besides those.")] = None
+
+    verdict: Annotated[VerdictSpec, Field(description="Above what the emulation is not to be trusted.")] = VerdictSpec()
 
     @model_validator(mode="before")
     @classmethod

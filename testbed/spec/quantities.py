@@ -100,12 +100,11 @@ def _text_schema(units: Any, example: str) -> WithJsonSchema:
     return WithJsonSchema(_text_pattern(units, example))
 
 
+FRACTION_TEXT: Mapping[str, Any] = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%?\s*$"}
+"""JSON Schema of a fraction as text."""
 _FRACTION_SCHEMA = WithJsonSchema(
     {
-        "anyOf": [
-            {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-            {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%?\s*$"},
-        ],
+        "anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, dict(FRACTION_TEXT)],
         "examples": ["0.1%", 0.001],
     }
 )
@@ -187,10 +186,7 @@ Probability = Annotated[
     _reader(parse_fraction),
     WithJsonSchema(
         {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": 1},
-                {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%?\s*$"},
-            ],
+            "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, dict(FRACTION_TEXT)],
             "examples": ["0.1%", 0.001],
         }
     ),

@@ -22,6 +22,7 @@ from testbed.spec.faults import ThrottleFault
 from testbed.spec.links import LinkSpec
 from testbed.spec.section import Section
 from testbed.spec.traces import TraceSpec
+from testbed.spec.verdict import VerdictSpec
 
 _S = TypeVar("_S", bound=Section)
 
@@ -56,6 +57,8 @@ def _slower(value: _S, k: float) -> _S:
         return value.slowed(k)  # it has traces, and directions in which only what differs is set
     if isinstance(value, TraceSpec):
         return value.slowed(k)
+    if isinstance(value, VerdictSpec):
+        return value  # what it judges is brought back to the declared units first
     changes: dict[str, Any] = {}
     for name in type(value).model_fields:
         field = getattr(value, name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runner import verdict
+from runner import fidelity_checks, verdict
 from runner.events import (
     Check,
     FaultEffective,
@@ -142,9 +142,9 @@ def quickstart_history(seed: int = 1, *, duration_s: float = 30.0) -> list[Event
     for link in NETWORK.links:
         direction = f"{link.between[0]}→{link.between[1]}"
         rate = float(link.rate_bps or 0)
-        add(verdict.check_rate(START_S - 7, "before", direction, rate, rate * rng.uniform(0.985, 1.001)))
+        add(fidelity_checks.check_rate(START_S - 7, "before", direction, rate, rate * rng.uniform(0.985, 1.001)))
         rtt_s = 2 * link.delay_s
-        add(verdict.check_round_trip(START_S - 7, "before", link.name, rtt_s, rtt_s + rng.uniform(2e-4, 5e-4)))
+        add(fidelity_checks.check_round_trip(START_S - 7, "before", link.name, rtt_s, rtt_s + rng.uniform(2e-4, 5e-4)))
     kill_s, throttle_s, heal_s = START_S + 8.0, START_S + 20.0, START_S + 25.0
     add(FaultScheduled(t_s=START_S - 6, fault=0, verb="kill", target="node2", due_s=kill_s, hosts=("node2",)))
     add(

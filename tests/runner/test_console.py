@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console as RichConsole
 
-from runner import verdict
+from runner import fidelity_checks
 from runner.console import Console, dashboard
 from runner.events import Check
 from runner.history import History
@@ -88,8 +88,8 @@ def test_a_failure_says_why(quickstart: tuple[Event, ...]) -> None:
 
 
 def test_each_reason_has_its_own_level(quickstart: tuple[Event, ...]) -> None:
-    slow = verdict.check_rate(1031.0, "after", "a→b", 20e6, 10e6)
-    off = verdict.check_rate(1031.0, "after", "c→d", 20e6, 19e6)
+    slow = fidelity_checks.check_rate(1031.0, "after", "a→b", 20e6, 10e6)
+    off = fidelity_checks.check_rate(1031.0, "after", "c→d", 20e6, 19e6)
     text = show((*quickstart, off, slow))
     assert "  invalid: a→b: rate after the workload" in text
     assert "  suspect: c→d: rate after the workload" in text

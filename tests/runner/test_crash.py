@@ -30,6 +30,9 @@ SPEC = experiment(
     ],
 )
 
+WORDS = {"nursery": "nursery", "delayline": "delay line"}
+"""What people are told of each part."""
+
 Step = Callable[[RealRun], object]
 
 
@@ -157,7 +160,7 @@ def test_part_killed_during_set_up_ends_the_run(
         code, output = run.finish(PROMPT_S)
         assert code in (1, 3), output
         assert "Traceback" not in output
-        assert {"nursery": "nursery", "delayline": "delay line"}[part] in output.split("error:")[-1]
+        assert WORDS[part] in output.split("error:")[-1]
         assert_nothing_left(machine, before)
         assert_cleans_up(machine, before)
 
@@ -176,10 +179,9 @@ def test_part_killed_during_the_workload_fails_the_run(
         assert_nothing_left(machine, before)
         record = run.record
         assert record["outcome"] == "failed"
-        assert {"nursery": "nursery", "delayline": "delay line"}[part] in " ".join(record["outcome_reasons"])
-        if part == "delayline":
-            assert record["verdict"] == "invalid"
-            assert "delay line: it died" in record["verdict_reasons"]
+        assert WORDS[part] in " ".join(record["outcome_reasons"])
+        assert record["verdict"] == "invalid"
+        assert f"emulation: the {WORDS[part]}" in record["verdict_reasons"][0]
         assert_cleans_up(machine, before)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from runner.events import LinkRateChanged
+from runner.fidelity_checks import check_trace
 from runner.link_traces import TracePlayer, TraceStep, compile_traces, restore_traced
-from runner.verdict import check_trace
 from testbed.errors import MachineError
 from testbed.serving.events import Event
 from testbed.spec import load_experiment

@@ -1,4 +1,4 @@
-"""The verdict falls when the machine is overloaded on purpose."""
+"""The verdict falls when the machine is overloaded on purpose, and where the file wants more of it than it can."""
 
 from __future__ import annotations
 
@@ -48,3 +48,18 @@ def test_busy_loops_beside_a_run_are_not_passed_over(machine: World, tmp_path: P
     assert any("machine" in reason for reason in record["verdict_reasons"]), record["verdict_reasons"]
     failed = {row["check"] for row in run.rows("fidelity.csv") if row["ok"] == "false"}
     assert "cpu_saturated_pct" in failed
+
+
+def test_a_file_may_ask_for_more(machine: World, tmp_path: Path) -> None:
+    workload = {"kind": "closed", "in_flight": 4, "duration": "1s"}
+    bars = {"scheduling_lateness": ["0ms", "0.001ms"]}  # no machine is that prompt
+    with started(machine, tmp_path, experiment(faults=[], workload=workload, verdict=bars), "--quiet") as run:
+        code, said = run.finish(120)
+    assert code == 4, said
+    assert "invalid" in said
+    record = run.record
+    assert (record["outcome"], record["verdict"]) == ("passed", "invalid")
+    assert any(reason.startswith("machine: one wake-up in a hundred came over") for reason in record["verdict_reasons"])
+    assert record["spec"]["verdict"]["scheduling_lateness_s"] == [0, 1e-6]
+    (row,) = [row for row in run.rows("fidelity.csv") if row["check"] == "scheduling_lateness_p99_ms"]
+    assert (row["requested"], row["ok"]) == ("0", "false")

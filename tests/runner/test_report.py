@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from runner.events import Check
+from runner.fidelity_checks import check_rate
 from runner.report import html_page, write_report
 from runner.results import RunFolder
 from runner.summary import summarize
-from runner.verdict import check_rate, judge
+from runner.verdict import judge
 from testbed.serving.events import Event, PlanAdopted
 from tests.runner.story import judged
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from runner import sentinel, verdict
+from runner import fidelity_checks, sentinel
 from runner.events import SchedulingSample, event_from_json
 from testbed.serving.events import Event, to_json
 
@@ -20,17 +20,17 @@ def sample(*lateness_ms: float) -> SchedulingSample:
     ("late_ms", "level"), [(0.1, "valid"), (4.9, "valid"), (5.5, "suspect"), (19.0, "suspect"), (21.0, "invalid")]
 )
 def test_the_verdict_falls_with_lateness(late_ms: float, level: str) -> None:
-    found = verdict.check_scheduling([sample(*[0.1] * 90), sample(*[late_ms] * 10)])
+    found = fidelity_checks.check_scheduling([sample(*[0.1] * 90), sample(*[late_ms] * 10)])
     assert found.level == level
     assert found.ok is (level == "valid")
 
 
 def test_one_late_wake_up_in_many_is_no_reason() -> None:
-    assert verdict.check_scheduling([sample(*[0.1] * 999), sample(50.0)]).ok
+    assert fidelity_checks.check_scheduling([sample(*[0.1] * 999), sample(50.0)]).ok
 
 
 def test_a_sentinel_that_says_nothing_makes_a_run_suspect() -> None:
-    found = verdict.check_scheduling([])
+    found = fidelity_checks.check_scheduling([])
     assert (found.level, found.check) == ("suspect", "scheduling_samples")
     assert math.isfinite(found.measured)
 

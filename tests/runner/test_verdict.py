@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import machine_load, verdict
+from runner import fidelity_checks, machine_load, verdict
 from runner.events import (
     Check,
     FaultScheduled,
@@ -17,10 +17,12 @@ from runner.events import (
     QuotaFitted,
     RunEnded,
     RunStarted,
+    SchedulingSample,
 )
-from runner.verdict import Bar, Thresholds, judge
+from runner.verdict import judge
 from testbed.errors import MachineError
 from testbed.serving.events import Event, PlanAdopted, RequestSubmitted, StageExecuted
+from testbed.spec.verdict import Bar, VerdictSpec
 
 
 def machine(busy: float, *, steal: float = 0.0, pressure: float | None = 0.0, seconds: int = 10) -> list[MachineSample]:
@@ -52,9 +54,9 @@ def test_nothing_checked_is_not_valid() -> None:
 
 
 def test_the_worst_check_decides_and_its_reason_comes_first() -> None:
-    good = verdict.check_rate(0.0, "before", "a→s1", 20e6, 19.9e6)
-    off = verdict.check_rate(0.0, "before", "b→s1", 20e6, 19e6)
-    broken = verdict.check_rate(0.0, "after", "c→s1", 20e6, 200e6)
+    good = fidelity_checks.check_rate(0.0, "before", "a→s1", 20e6, 19.9e6)
+    off = fidelity_checks.check_rate(0.0, "before", "b→s1", 20e6, 19e6)
+    broken = fidelity_checks.check_rate(0.0, "after", "c→s1", 20e6, 200e6)
     found = judge([good, off, broken])
     assert found.level == "invalid"
     assert found.reasons[0].startswith("c→s1: rate after the workload is 200 instead of 20")
@@ -77,59 +79,99 @@ def test_the_worst_check_decides_and_its_reason_comes_first() -> None:
     ],
 )
 def test_round_trips(requested_s: float, measured_s: float, level: str) -> None:
-    assert verdict.check_round_trip(0.0, "before", "a-s1", requested_s, measured_s).level == level
+    assert fidelity_checks.check_round_trip(0.0, "before", "a-s1", requested_s, measured_s).level == level
 
 
 def test_an_idle_machine_is_valid_and_an_overloaded_one_is_not() -> None:
-    assert levels(verdict.check_machine(machine(0.8), quotas=True))["cpu_saturated_pct"] == "valid"
-    assert levels(verdict.check_machine(machine(2.0), quotas=True))["cpu_saturated_pct"] == "invalid"
+    assert levels(fidelity_checks.check_machine(machine(0.8), quotas=True))["cpu_saturated_pct"] == "valid"
+    assert levels(fidelity_checks.check_machine(machine(2.0), quotas=True))["cpu_saturated_pct"] == "invalid"
     halftime = [*machine(0.5, seconds=8)]
     last = halftime[-1]
     full = MachineSample(t_s=9.0, busy_s=last.busy_s + 4, idle_s=last.idle_s, steal_s=0.0, pressure_s=0.0)
-    assert levels(verdict.check_machine([*halftime, full], quotas=True))["cpu_saturated_pct"] == "suspect"
+    assert levels(fidelity_checks.check_machine([*halftime, full], quotas=True))["cpu_saturated_pct"] == "suspect"
 
 
 def test_stolen_time_counts() -> None:
-    assert levels(verdict.check_machine(machine(0.5, steal=0.1), quotas=True))["cpu_steal_pct"] == "suspect"
-    assert levels(verdict.check_machine(machine(0.5, steal=0.4), quotas=True))["cpu_steal_pct"] == "invalid"
+    assert levels(fidelity_checks.check_machine(machine(0.5, steal=0.1), quotas=True))["cpu_steal_pct"] == "suspect"
+    assert levels(fidelity_checks.check_machine(machine(0.5, steal=0.4), quotas=True))["cpu_steal_pct"] == "invalid"
 
 
 def test_pressure_is_judged_only_without_quotas() -> None:
-    assert levels(verdict.check_machine(machine(0.5, pressure=0.9), quotas=True))["cpu_pressure_pct"] == "valid"
-    assert levels(verdict.check_machine(machine(0.5, pressure=0.9), quotas=False))["cpu_pressure_pct"] == "invalid"
-    assert "cpu_pressure_pct" not in levels(verdict.check_machine(machine(0.5, pressure=None), quotas=False))
+    assert levels(fidelity_checks.check_machine(machine(0.5, pressure=0.9), quotas=True))["cpu_pressure_pct"] == "valid"
+    assert (
+        levels(fidelity_checks.check_machine(machine(0.5, pressure=0.9), quotas=False))["cpu_pressure_pct"] == "invalid"
+    )
+    assert "cpu_pressure_pct" not in levels(fidelity_checks.check_machine(machine(0.5, pressure=None), quotas=False))
 
 
 def test_a_machine_that_was_not_sampled_is_suspect() -> None:
-    assert judge(verdict.check_machine([], quotas=True)).level == "suspect"
+    assert judge(fidelity_checks.check_machine([], quotas=True)).level == "suspect"
 
 
 def test_late_and_missing_faults() -> None:
-    assert verdict.check_fault(0.0, "kill a", 8.0, 8.004).level == "valid"
-    assert verdict.check_fault(0.0, "kill a", 8.0, 8.05).level == "suspect"
-    assert verdict.check_fault(0.0, "kill a", 8.0, 7.5).level == "invalid"
-    missing = verdict.check_fault(0.0, "kill a", 8.0, None)
+    assert fidelity_checks.check_fault(0.0, "kill a", 8.0, 8.004).level == "valid"
+    assert fidelity_checks.check_fault(0.0, "kill a", 8.0, 8.05).level == "suspect"
+    assert fidelity_checks.check_fault(0.0, "kill a", 8.0, 7.5).level == "invalid"
+    missing = fidelity_checks.check_fault(0.0, "kill a", 8.0, None)
     assert missing.level == "invalid"
     assert "never" in missing.detail
 
 
-def test_a_late_generator_and_a_dead_delay_line() -> None:
-    assert verdict.check_generator(0.0, [0.001] * 200).ok
-    assert not verdict.check_generator(0.0, [0.001] * 100 + [0.5] * 5).ok
-    assert verdict.check_generator(0.0, []).ok
-    assert verdict.check_delay_line(0.0, 0.0005).ok
-    assert verdict.check_delay_line(0.0, 0.0, alive=False).level == "invalid"
+def test_a_late_generator() -> None:
+    assert fidelity_checks.check_generator(0.0, [0.001] * 200).ok
+    assert not fidelity_checks.check_generator(0.0, [0.001] * 100 + [0.5] * 5).ok
+    assert fidelity_checks.check_generator(0.0, []).ok
+
+
+def test_a_delay_line_that_is_late_or_loses_packets_or_dies() -> None:
+    def level(late_s: float, drops: int) -> str:
+        return judge(fidelity_checks.check_delay_line(0.0, late_s, drops)).level
+
+    assert level(0.0005, 0) == "valid"
+    assert level(0.003, 0) == "suspect"
+    assert level(0.0005, 1) == "invalid"
+    assert judge([fidelity_checks.check_breakdown(0.0, "the delay line has died")]) == verdict.Verdict(
+        "invalid", (("invalid", "emulation: the delay line has died"),)
+    )
 
 
 def test_a_host_beyond_its_share_is_found() -> None:
-    assert verdict.check_share(0.0, "a", 0.1, 0.05).ok
-    assert verdict.check_share(0.0, "a", 0.1, 0.2).level == "invalid"
+    assert fidelity_checks.check_share(0.0, "a", 0.1, 0.05).ok
+    assert fidelity_checks.check_share(0.0, "a", 0.1, 0.2).level == "invalid"
 
 
 def test_thresholds_can_be_set() -> None:
-    strict = dataclasses.replace(Thresholds(), rate_error_pct=Bar(0.1, 0.2))
-    assert verdict.check_rate(0.0, "before", "a", 1e6, 0.99e6).ok
-    assert not verdict.check_rate(0.0, "before", "a", 1e6, 0.99e6, strict).ok
+    strict = VerdictSpec(rate_error=Bar(0.001, 0.002))
+    assert fidelity_checks.check_rate(0.0, "before", "a", 1e6, 0.99e6).ok
+    assert not fidelity_checks.check_rate(0.0, "before", "a", 1e6, 0.99e6, strict).ok
+
+
+def checks_by(bars: VerdictSpec) -> list[Check]:
+    """One check at least for each bar, all within the usual ones."""
+    samples = machine(1.7, steal=0.01, pressure=0.1, seconds=30)
+    last = samples[-1]  # and then a second without a rest
+    samples.append(dataclasses.replace(last, t_s=30.0, busy_s=last.busy_s + 2))
+    return [
+        fidelity_checks.check_rate(0.0, "before", "a→b", 1e6, 0.98e6, bars),
+        fidelity_checks.check_round_trip(0.0, "before", "a-b", 0.004, 0.0046, bars),
+        fidelity_checks.check_round_trip(0.0, "before", "a-c", 0.100, 0.104, bars),
+        fidelity_checks.check_fault(0.0, "kill a", 8.0, 8.01, bars),
+        fidelity_checks.check_trace(0.0, [0.01], bars),
+        fidelity_checks.check_generator(0.0, [0.01], bars),
+        *fidelity_checks.check_delay_line(0.0, 0.001, 0, bars),
+        fidelity_checks.check_scheduling([SchedulingSample(t_s=1.0, began_s=0.0, lateness_ms=(4.0,))], bars),
+        *fidelity_checks.check_machine(samples, quotas=False, bars=bars),
+        fidelity_checks.check_share(0.0, "a", 0.1, 0.105, bars),
+        fidelity_checks.check_overshoot(0.0, "a", 1.0, 0.01, bars),
+        fidelity_checks.check_service_time(0.0, "a", 1.0, 1.1, bars),
+    ]
+
+
+@pytest.mark.parametrize("name", VerdictSpec.model_fields)
+def test_each_threshold_decides_some_check(name: str) -> None:
+    assert judge(checks_by(VerdictSpec())).level == "valid"
+    strict = 0.2 if name == "saturated_idle" else Bar(0.0, 1.0)
+    assert judge(checks_by(VerdictSpec.model_validate({name: strict}))).level != "valid"
 
 
 def test_checks_of_a_history_fall_with_it() -> None:

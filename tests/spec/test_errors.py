@@ -33,7 +33,7 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     "unknown top key": (
         ("seed: 1", "sede: 1"),
         "2: sede: unknown key 'sede'\ndid you mean 'seed'? legal keys: name, seed, hosts, shape, dispatcher, "
-        "switches, switching, links, model, placement, compute, workload, recovery, faults, chaos",
+        "switches, switching, links, model, placement, compute, workload, recovery, faults, chaos, verdict",
     ),
     "attribute name in place of key": (
         ("rate: 50Mbit/s", "rate_bps: 5"),

@@ -1,0 +1,60 @@
+"""What is checked on the living emulation: its links before and after the workload, and its own parts at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from runner.events import Check
+from runner.fidelity_checks import check_breakdown, check_delay_line, check_rate, check_round_trip
+from runner.history import History
+from runner.lab import Lab
+from runner.link_sample import links_to_measure
+from testbed.emulation.probe import LinkMeasurement, measure_links
+from testbed.errors import MachineError
+from testbed.serving.events import Note, now_s
+from testbed.spec.network import Network
+from testbed.spec.verdict import VerdictSpec
+
+
+def measure(lab: Lab, history: History, when: str) -> None:
+    """Every link of a few, a sample of many, into the history; ``when`` is ``before`` or ``after`` the workload."""
+    experiment, network = lab.prepared.experiment, lab.cluster.network
+    stops = (experiment.dispatcher, *(stage.host for stage in lab.prepared.plan.stages), experiment.dispatcher)
+    chosen = links_to_measure(network, stops, experiment.seed)
+    if len(chosen) < len(network.links):
+        text = f"{len(chosen)} of {len(network.links)} links are measured {when} the workload"
+        history.append(Note(t_s=now_s(), source="runner", text=text))
+    found = measure_links(lab.cluster, chosen)
+    for check in link_checks(found, network, when, experiment.compute.time_scale, experiment.verdict):
+        history.append(check)
+
+
+def link_checks(
+    found: Iterable[LinkMeasurement], network: Network, when: str, time_scale: float, bars: VerdictSpec
+) -> Iterator[Check]:
+    """Links against their requests, in declared units: the rate of each direction, the round trip of each link."""
+    first_ends = {link.name: link.between[0] for link in network.links}
+    for one in found:
+        if one.requested_rate_bps is not None:
+            asked_bps, had_bps = one.requested_rate_bps * time_scale, (one.rate_bps or 0.0) * time_scale
+            yield check_rate(now_s(), when, f"{one.source}→{one.target}", asked_bps, had_bps, bars)
+        if one.source == first_ends[one.link]:
+            asked_s, took_s = one.requested_rtt_s, math.inf if one.rtt_s is None else one.rtt_s
+            yield check_round_trip(now_s(), when, one.link, asked_s / time_scale, took_s / time_scale, bars)
+
+
+def check_parts(lab: Lab, history: History) -> None:
+    """Whether all parts of the emulation live, and how the delay line did, into the history."""
+    experiment, statistics = lab.prepared.experiment, None
+    if lab.breakdown is None:
+        try:
+            statistics = lab.cluster.delayline_lateness()
+        except MachineError as error:  # it has died this very moment
+            lab.break_down(error.message)
+    if lab.breakdown is not None:
+        history.append(check_breakdown(now_s(), lab.breakdown))
+    elif statistics is not None:
+        late_s = statistics.lateness.p99_s / experiment.compute.time_scale
+        for check in check_delay_line(now_s(), late_s, statistics.kernel_drops, experiment.verdict):
+            history.append(check)
