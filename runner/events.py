@@ -152,7 +152,7 @@ class QuotaProbed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaFitted(Event):
-    """A run of its stage took so long under a quota (a share of a core) that is to give a host its declared speed.
+    """A run of its stage took so long under a quota (a share of a core) that is to let a host keep its declared speed.
 
     The last one of a host tells of the quota that it has during the workload.
     """

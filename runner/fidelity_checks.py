@@ -149,30 +149,27 @@ def check_share(t_s: float, host: str, share: float, used_share: float, bars: Ve
     return _check(t_s, "cpu_share", host, share, used_share, excess * 100, level, "cores", words)
 
 
-def check_overshoot(t_s: float, host: str, due_s: float, overshoot_s: float, bars: VerdictSpec = DEFAULTS) -> Check:
-    """How much longer than due a calibrated host held its results, over all of them; longer means too slow a host."""
+def check_overshoot(
+    t_s: float, host: str, due_s: float, overshoot_s: float, *, real: bool, bars: VerdictSpec = DEFAULTS
+) -> Check:
+    """How much later than due a host released its results, over all of them; later means too slow a host."""
     over = overshoot_s / due_s
-    words = f"held its results {over * 100:.1f} % longer than due: this machine is too busy to release them in time"
-    return _share(t_s, "overshoot_pct", host, over, bars.overshoot, words)
+    why = ", or receiving and sending take more than its share has to spare" if real else ""
+    words = f"released its results {over * 100:.1f} % later than due: this machine is too busy{why}"
+    return _share(t_s, "overshoot_pct", host, over, bars.real_overshoot if real else bars.overshoot, words)
 
 
 def check_service_time(
     t_s: float, host: str, requested_s: float, measured_s: float, bars: VerdictSpec = DEFAULTS
 ) -> Check:
-    """A stage's time on a host that only computes, under its quota, against its core time over the host's share."""
+    """A stage's time on a host that only computes, under its quota, against its core time over the host's share.
+
+    Less is fine, because results are held back.
+    """
     error = measured_s / requested_s - 1
-    level = bars.service_time.level(abs(error))
+    level = bars.service_time.level(error)
     words = f"its stage took {measured_s * 1e3:.3g} instead of {requested_s * 1e3:.3g} ms before the workload"
     return _check(t_s, "service_time_ms", host, requested_s * 1e3, measured_s * 1e3, error * 100, level, "ms", words)
-
-
-def tell_stage_time(t_s: float, host: str, mean_s: float) -> Check:
-    """What a stage took during the workload: information.
-
-    A host then also receives and sends, out of the same share, and one that mostly waits finds a fresh quota for each
-    request; so it is no error of the emulation.
-    """
-    return _check(t_s, "stage_time_ms", host, None, mean_s * 1e3, None, "valid", "ms", "")
 
 
 def tell_drops(t_s: float, subject: str, drops: int) -> Check:

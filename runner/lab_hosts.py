@@ -64,7 +64,7 @@ class LabHosts:
             host: Which.
             entry: ``package.module:function``.
             config: Its configuration.
-            speed_file: Where a calibrated host's speed is written; None for a host with a quota.
+            speed_file: Where the speed is written that a worker's results are held back to.
         """
         self._entries[host] = (entry, config)
         if speed_file is not None:
@@ -253,7 +253,7 @@ class LabHosts:
         """Change a host's speed, and read it back.
 
         A quota that was fitted to this machine is multiplied by the ratio of the shares, so what it makes up for stays
-        made up for. A calibrated host holds its results back accordingly, from the next request on.
+        made up for. A worker holds its results back accordingly, from the next request on.
 
         Args:
             host: Which.
@@ -272,8 +272,8 @@ class LabHosts:
             # What a worker runs is one thread; the dispatcher has several.
             most = max(wanted, declared) if host == self._dispatcher else 1.0
             self.servers.set_cpu(host, scaled(fitted, min(most, wanted) / min(most, declared)))
-        else:
-            write_speed(self._speeds[host], wanted)
+        if host in self._speeds:
+            write_speed(self._speeds[host], wanted if limit is None else min(1.0, wanted))
         return InForce(now_s(), f"{wanted:.3g} of a core")
 
     def set_memory(self, host: str, limit_bytes: int | None, by: Hashable = None) -> InForce:

@@ -12,6 +12,7 @@ from runner.history import History
 from runner.lab_servers import KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, Servers
 from runner.limits import Duty, duties
 from runner.preparation import Prepared
+from testbed.emulation.cgroups import CpuLimit
 from testbed.serving.events import now_s
 from testbed.spec.experiment import Experiment
 
@@ -39,6 +40,12 @@ def fit_quotas(servers: Servers, prepared: Prepared, package: Path, history: His
     if not duties_of:
         return
     declared = {host: spec.share for host, spec in experiment.hosts.items()}
+    ahead = {
+        host: CpuLimit(limit.share * quota_fit.MARGIN, limit.period_s) if host in duties_of else limit
+        for host, limit in servers.limits.items()
+        if limit is not None
+    }
+    _adopt(servers, quota_fit.within(ahead, declared, cores))
     trials: dict[str, list[quota_fit.Trial]] = defaultdict(list)
     for number in range(1, quota_fit.ROUNDS + 1):
         limits = {host: limit for host, limit in servers.limits.items() if limit is not None}
@@ -61,9 +68,13 @@ def fit_quotas(servers: Servers, prepared: Prepared, package: Path, history: His
             continue
         for host, (wanted_s, _) in off.items():
             limits[host] = quota_fit.corrected(min(1.0, declared[host]), wanted_s, trials[host])
-        for host, limit in quota_fit.within(limits, declared, cores).items():
-            if limit != servers.limits[host]:
-                servers.set_cpu(host, limit)
+        _adopt(servers, quota_fit.within(limits, declared, cores))
+
+
+def _adopt(servers: Servers, limits: Mapping[str, CpuLimit]) -> None:
+    for host, limit in limits.items():
+        if limit != servers.limits[host]:
+            servers.set_cpu(host, limit)
 
 
 def _measure_paces(
@@ -75,7 +86,10 @@ def _measure_paces(
     number: int,
 ) -> dict[str, tuple[float, quota_fit.Pace]]:
     """What each host's stage should take and what it takes, all hosts computing at once under their quotas."""
-    wanted_s = {host: duty.core_s / min(1.0, experiment.hosts[host].share) for host, duty in duties_of.items()}
+    wanted_s = {
+        host: duty.core_s / min(1.0, experiment.hosts[host].share) / quota_fit.MARGIN
+        for host, duty in duties_of.items()
+    }
     for host, duty in duties_of.items():
         config = {
             "host": host,

@@ -6,8 +6,8 @@ machine, takes 1.6 to 2 times as much CPU time in slices of 1 ms, 1.1 to 1.4 in 
 make short stages bimodal: done within a slice, or a period late. So a period is a sixteenth of the stage's service
 time, but its slice about 2 ms as long as that takes no more than 19 ms, and never less than the kernel's 1 ms.
 
-What slices still cost is measured and made up for before the workload (:mod:`runner.quota_fit`). That slices end when
-they should is the work of the metronome (:mod:`runner.metronome`).
+What slices still cost is measured and made up for before the workload, with a margin (:mod:`runner.quota_fit`). That
+slices end when they should is the work of the metronome (:mod:`runner.metronome`).
 """
 
 from __future__ import annotations

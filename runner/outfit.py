@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.preparation import Prepared
+from runner.preparation import Prepared, speed
 from testbed.serving.auth import new_token
 from testbed.serving.computing import write_speed
 from testbed.serving.package import Package, write_package
@@ -84,7 +84,8 @@ class Outfit:
             "heartbeat_s": self._experiment.recovery.heartbeat_s,
             "patience": self._patience,
             "codec": self._experiment.placement.codec,
-            "calibration": self._calibration(host),
+            "pace": self._pace(host),
+            "outputs": self._outputs(),
         }
 
     def dispatcher(self) -> dict[str, Any]:
@@ -149,32 +150,31 @@ class Outfit:
     def _address(self, host: str) -> tuple[str, int]:
         return self._network.address(host), PORT
 
-    def speed_file(self, host: str) -> Path | None:
-        """Where a calibrated host's speed is written, which a fault may change; None where CPUs are limited instead."""
-        if self._experiment.compute.mode != "calibrated":
-            return None
+    def speed_file(self, host: str) -> Path:
+        """Where a worker's speed is written, which a fault may change."""
         folder = self._work / "speeds"
         folder.mkdir(exist_ok=True)
         return folder / host
 
-    def _calibration(self, host: str) -> dict[str, Any] | None:
-        """What a worker needs to hold its results back; None where what runs is limited instead."""
+    def _pace(self, host: str) -> dict[str, Any]:
+        """What a worker needs to hold its results back to its declared speed."""
+        experiment = self._experiment
+        write_speed(self.speed_file(host), speed(experiment, host))
+        return {
+            "op_seconds": self._prepared.op_seconds,
+            "speed": str(self.speed_file(host)),
+            "noise": experiment.compute.noise,
+            "seed": zlib.crc32(f"{experiment.seed}/{host}".encode()),
+        }
+
+    def _outputs(self) -> dict[str, Any] | None:
+        """Where workers look outputs up; None where they compute for real."""
         compute = self._experiment.compute
         if compute.mode != "calibrated":
             return None
-        outputs = self._work / "outputs"
-        outputs.mkdir(exist_ok=True)
-        speed = self.speed_file(host)
-        if speed is not None:
-            write_speed(speed, self._experiment.hosts[host].share)
-        return {
-            "op_seconds": self._prepared.op_seconds,
-            "speed": str(speed),
-            "noise": compute.noise,
-            "seed": zlib.crc32(f"{self._experiment.seed}/{host}".encode()),
-            "verify_every": compute.verify_every,
-            "outputs": str(outputs),
-        }
+        folder = self._work / "outputs"
+        folder.mkdir(exist_ok=True)
+        return {"folder": str(folder), "verify_every": compute.verify_every}
 
     def _prestage(self, host: str, store: Path) -> None:
         """Put a stage's weights on a host's disk, as an image would."""

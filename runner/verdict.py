@@ -39,7 +39,6 @@ from runner.fidelity_checks import (
     check_share,
     check_trace,
     tell_drops,
-    tell_stage_time,
 )
 from testbed.serving.events import Event, PlanAdopted, RequestSubmitted, StageExecuted
 from testbed.spec.verdict import LEVELS, VerdictSpec
@@ -95,11 +94,8 @@ def checks_of_stages(events: Sequence[Event], bars: VerdictSpec = DEFAULTS) -> l
         if len(ran) < 5 or stage.compute_s <= 0:
             continue
         took_s = math.fsum(event.finished_s - event.started_s for event in ran)
-        over_s = [event.overshoot_s for event in ran if event.overshoot_s is not None]
-        if len(over_s) == len(ran):
-            checks.append(check_overshoot(end, stage.host, took_s - math.fsum(over_s), math.fsum(over_s), bars))
-        else:
-            checks.append(tell_stage_time(end, stage.host, took_s / len(ran)))
+        over_s = math.fsum(event.overshoot_s or 0.0 for event in ran)
+        checks.append(check_overshoot(end, stage.host, took_s - over_s, over_s, real=stage.host in fits, bars=bars))
     return checks
 
 

@@ -1,14 +1,18 @@
 """How a node computes its stage: for real, or held back for a calibrated time.
 
-A calibrated node is part of an emulation, not of the system under test: everything that comes and goes over the network
-is real, but the time that its stage takes is drawn from a table of seconds per operation, which were measured once,
-alone, on one whole core. So many more hosts fit on a machine, and none is slowed by what the others compute. What the
-stage gives is computed the first time that an input is seen, and kept in a folder of the emulation by the hash of stage
-and input; kept outputs are files, so the kernel may drop them when the host's memory limit gets tight.
+A node that is told its pace is part of an emulation, not of the system under test: everything that comes and goes over
+the network is real, but a stage's output is released no sooner than a host of the declared speed would have it. That
+time is drawn from a table of seconds per operation, which were measured once, alone, on one whole core.
 
-A calibrated CPU is a server with a queue: it starts on a request when the request is there and the one before is due,
-and is done a stage's time later. Due times are computed from due times, never from when a process happened to wake up,
-so lateness doesn't add up from request to request. Unpacking, looking up and packing happen within the stage's time.
+Where the host computes for real, every request is computed, under the CPU quota of its host, which is made a little
+larger than the declared share (:mod:`runner.quota_fit`): a quota alone gives a speed that wavers with the caches and
+with what else the machine does. Where it is calibrated, what a stage gives is computed the first time that an input is
+seen, and kept in a folder of the emulation by the hash of stage and input; so many more hosts fit on a machine, and
+none is slowed by what the others compute. Kept outputs are files, so the kernel may drop them when the host's memory
+limit gets tight.
+
+The emulated CPU is a server with a queue: it starts on a request when the request is there and the one before is done,
+and is due a stage's time later. Unpacking, looking up, computing and packing happen within the stage's time.
 """
 
 from __future__ import annotations
@@ -94,8 +98,8 @@ def compute(stage: Stage, frame: Frame) -> tuple[list[Any], list[Buffer]]:
         raise ProtocolError(str(error)) from error
 
 
-class RealComputing:
-    """What runs takes the time that it takes, under the quota of its host."""
+class UnheldComputing:
+    """What runs takes the time that it takes."""
 
     def run(self, stage: Stage, frame: Frame, received_s: float) -> StageRun:
         """Compute it."""
@@ -105,8 +109,8 @@ class RealComputing:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What a calibrated node is started with.
+class Pace:
+    """How fast an emulated host computes.
 
     Attributes:
         op_seconds: Of every operation of the model, on one whole core.
@@ -114,26 +118,21 @@ class Calibration:
             because it may change.
         noise: Standard deviation of a stage's time, relative to it.
         seed: Of the noise.
-        verify_every: Every so many requests are computed although their output is known, and compared.
-        outputs: Folder of kept outputs, which all nodes of a run may share.
     """
 
     op_seconds: tuple[float, ...]
     speed: float | Path
-    noise: float
-    seed: int
-    verify_every: int
-    outputs: Path
+    noise: float = 0.0
+    seed: int = 0
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Calibration:
+    def from_json(cls, plain: Mapping[str, Any]) -> Pace:
         """From plain data."""
         speed = plain["speed"]
         return cls(
             **{
                 **plain,
                 "op_seconds": tuple(plain["op_seconds"]),
-                "outputs": Path(plain["outputs"]),
                 "speed": Path(speed) if isinstance(speed, str) else speed,
             }
         )
@@ -142,7 +141,7 @@ class Calibration:
         """What the stage takes on this host, without noise.
 
         Raises:
-            ProtocolError: If the stage isn't one of the calibrated model.
+            ProtocolError: If the stage isn't one of the model.
         """
         if not 0 <= stage.first_op <= stage.last_op <= len(self.op_seconds):
             raise ProtocolError(
@@ -153,68 +152,59 @@ class Calibration:
 
 
 def write_speed(path: Path, speed: float) -> None:
-    """Set the speed of a calibrated node whose configuration names this file, from the next request on."""
+    """Set the speed of a node whose pace names this file, from the next request on."""
     draft = path.with_name(f".{path.name}.new")
     draft.write_text(repr(speed))
     draft.rename(path)
 
 
-class CalibratedComputing:
-    """Holds an output until the stage's calibrated time has passed since its start.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stage's output, and whether it was computed, or looked up, or (``mismatch``) computed to another one."""
+
+    tensors: list[Any]
+    payload: list[Buffer]
+    computed: bool = True
+    mismatch: bool = False
+
+
+class KeptOutputs:
+    """Outputs by stage and input, in files.
 
     Args:
-        calibration: The times.
+        folder: Where; all nodes of a run may share it.
+        verify_every: Every so many requests are computed although their output is known, and compared.
         note: Told, as a line for people, when outputs can't be kept.
-        clock: The shared clock, in seconds; that of ``received_s``.
-        wait_until: Waits for an instant on that clock; returns at once if it has passed.
     """
 
-    def __init__(
-        self,
-        calibration: Calibration,
-        note: Callable[[str], None],
-        *,
-        clock: Callable[[], float] = now_s,
-        wait_until: Callable[[float], None] | None = None,
-    ) -> None:
-        self._calibration = calibration
+    def __init__(self, folder: Path, verify_every: int, note: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._verify_every = verify_every
         self._note = note
-        self._clock = clock
-        self._wait_until = wait_until or _wait_until
-        self._draw = random.Random(calibration.seed)  # noqa: S311 - noise of a service time, not a secret
-        self._free_s = 0.0
         self._runs = 0
         self._keeps = True
 
-    def run(self, stage: Stage, frame: Frame, received_s: float) -> StageRun:
-        """Look the output up, or compute it; return when its time has come."""
-        started_s = max(received_s, self._free_s)
-        due_s = self._free_s = started_s + self._duration_s(stage)
+    def find(self, stage: Stage, frame: Frame) -> Found:
+        """Look an output up, or compute it.
+
+        Raises:
+            ProtocolError: If the tensors are not the stage's inputs, or it can't be computed.
+        """
         key = _key(stage, frame)
         kept = self._kept(key)
         self._runs += 1
-        mismatch = False
-        computed = kept is None or self._runs % self._calibration.verify_every == 0
         if kept is None:
             found = compute(stage, frame)
             self._keep(key, *found)
-        elif computed:
-            found = compute(stage, frame)
-            mismatch = found[0] != kept[0] or _joined(found[1]) != kept[1][0]
-        else:
-            found = kept[0], kept[1]
-        self._wait_until(due_s)
-        return StageRun(started_s, found[0], found[1], computed, max(0.0, self._clock() - due_s), mismatch)
-
-    def _duration_s(self, stage: Stage) -> float:
-        factor = 1.0
-        if self._calibration.noise:
-            factor = max(LEAST_NOISE_FACTOR, self._draw.gauss(1.0, self._calibration.noise))
-        return self._calibration.service_s(stage) * factor
+            return Found(*found)
+        if self._runs % self._verify_every:
+            return Found(*kept, computed=False)
+        again = compute(stage, frame)
+        return Found(*again, mismatch=again[0] != kept[0] or _joined(again[1]) != _joined(kept[1]))
 
     def _kept(self, key: str) -> tuple[list[Any], list[Buffer]] | None:
         try:
-            data = (self._calibration.outputs / key).read_bytes()
+            data = (self._folder / key).read_bytes()
         except OSError:
             return None
         header, _, _ = data.partition(b"\n")
@@ -223,7 +213,7 @@ class CalibratedComputing:
     def _keep(self, key: str, tensors: list[Any], payload: list[Buffer]) -> None:
         if not self._keeps:
             return
-        path = self._calibration.outputs / key
+        path = self._folder / key
         draft = path.with_name(f".{key}.{os.getpid()}")
         try:
             draft.write_bytes(b"".join((json.dumps(tensors).encode(), b"\n", *payload)))
@@ -233,6 +223,50 @@ class CalibratedComputing:
             self._note(f"outputs can't be kept and are computed each time: {error.strerror}")
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+
+class PacedComputing:
+    """Holds an output until the stage's time has passed since its start.
+
+    Args:
+        pace: The host's.
+        outputs: Where outputs are looked up; None computes each one.
+        clock: The shared clock, in seconds; that of ``received_s``.
+        wait_until: Waits for an instant on that clock; returns at once if it has passed.
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        outputs: KeptOutputs | None = None,
+        *,
+        clock: Callable[[], float] = now_s,
+        wait_until: Callable[[float], None] | None = None,
+    ) -> None:
+        self._pace = pace
+        self._outputs = outputs
+        self._clock = clock
+        self._wait_until = wait_until or _wait_until
+        self._draw = random.Random(pace.seed)  # noqa: S311 - noise of a service time, not a secret
+        self._free_s = 0.0
+
+    def run(self, stage: Stage, frame: Frame, received_s: float) -> StageRun:
+        """Find the output; return when its time has come."""
+        started_s = max(received_s, self._free_s)
+        due_s = started_s + self._duration_s(stage)
+        found = Found(*compute(stage, frame)) if self._outputs is None else self._outputs.find(stage, frame)
+        # The CPU is free when it is due, however late this process wakes up to say so: else that would add up from
+        # request to request. If it was due before it was done, it is busy until then.
+        self._free_s = max(due_s, self._clock())
+        self._wait_until(due_s)
+        over_s = max(0.0, self._clock() - due_s)
+        return StageRun(started_s, found.tensors, found.payload, found.computed, over_s, found.mismatch)
+
+    def _duration_s(self, stage: Stage) -> float:
+        factor = 1.0
+        if self._pace.noise:
+            factor = max(LEAST_NOISE_FACTOR, self._draw.gauss(1.0, self._pace.noise))
+        return self._pace.service_s(stage) * factor
 
 
 def _key(stage: Stage, frame: Frame) -> str:
@@ -254,8 +288,17 @@ def _wait_until(due_s: float) -> None:
         time.sleep(gap_s)
 
 
-def computing_of(calibration: Mapping[str, Any] | None, note: Callable[[str], None]) -> Computing:
-    """How a node with this configuration computes; ``None`` is for real."""
-    if calibration is None:
-        return RealComputing()
-    return CalibratedComputing(Calibration.from_json(calibration), note)
+def computing_of(
+    pace: Mapping[str, Any] | None, outputs: Mapping[str, Any] | None, note: Callable[[str], None]
+) -> Computing:
+    """How a node with this configuration computes.
+
+    Args:
+        pace: A :class:`Pace` as plain data; None holds nothing back.
+        outputs: ``folder`` and ``verify_every`` of :class:`KeptOutputs`; None computes each request.
+        note: For lines to people.
+    """
+    if pace is None:
+        return UnheldComputing()
+    kept = None if outputs is None else KeptOutputs(Path(outputs["folder"]), outputs["verify_every"], note)
+    return PacedComputing(Pace.from_json(pace), kept)

@@ -56,8 +56,8 @@ class RequestCompleted(Event):
 class StageExecuted(Event):
     """A node ran its stage for one request; ``t_s`` is when the output had left.
 
-    A node with calibrated compute looks most outputs up (``computed`` is False) and holds each until its time has come;
-    ``overshoot_s`` is how much later than that it went on. None for a node that computes for real.
+    An emulated node holds its output until its time has come; ``overshoot_s`` is how much later than that it went on,
+    None for a node that holds nothing back. One with calibrated compute looks most outputs up (``computed`` is False).
     """
 
     kind: ClassVar[str] = "stage_executed"

@@ -73,7 +73,7 @@ class Node:
         self._config = config
         self._report = report
         self._note = Notes(report, config.host)
-        self._computing = computing_of(config.calibration, self._note)
+        self._computing = computing_of(config.pace, config.outputs, self._note)
         self._store = ChunkStore(config.store, config.storage_bytes, self._tell_of_storage)
         self._inbox: Mailbox[Arrival] = Mailbox(INBOX_DEPTH)
         self._slot: Slot | None = None

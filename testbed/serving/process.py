@@ -59,8 +59,10 @@ class NodeConfig:
         heartbeat_s: Period of its heartbeats.
         patience: How long it waits for its peers.
         codec: How it encodes what its stage gives; what it receives says itself how it is encoded.
-        calibration: Where the emulation holds results back instead of limiting the CPU: a
-            :class:`testbed.serving.computing.Calibration` as JSON. None on any real host.
+        pace: Where the emulation holds results back to a declared speed: a
+            :class:`testbed.serving.computing.Pace` as JSON. None on any real host.
+        outputs: Where it looks outputs up instead of computing them: ``folder`` and ``verify_every`` of
+            :class:`testbed.serving.computing.KeptOutputs`. None on any real host.
     """
 
     host: str
@@ -72,7 +74,8 @@ class NodeConfig:
     heartbeat_s: float
     patience: Patience = PATIENCE
     codec: str = NONE
-    calibration: Mapping[str, Any] | None = None
+    pace: Mapping[str, Any] | None = None
+    outputs: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:

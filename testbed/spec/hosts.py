@@ -95,8 +95,8 @@ class ComputeSpec(Section):
     mode: Annotated[
         Literal["real", "calibrated"],
         Field(
-            description="real: a kernel quota limits what really runs; calibrated: a stage's output is held back for "
-            "the time that the stage took alone on a whole core, divided by the host's share."
+            description="A stage takes the time that it took alone on a whole core, divided by the host's share. real: "
+            "it computes each request under a kernel quota; calibrated: most outputs are looked up."
         ),
     ] = "real"
     period_s: Annotated[

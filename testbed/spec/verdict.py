@@ -105,15 +105,22 @@ class VerdictSpec(Section):
     )
     overshoot: Annotated[
         ShareBar,
-        Field(description="calibrated: how much longer than due a host held its results, relative to that."),
+        Field(description="calibrated: how much later than due a host released its results, relative to its time."),
     ] = Bar(0.03, 0.10)
+    real_overshoot: Annotated[
+        ShareBar,
+        Field(
+            description="real: the same. Receiving and sending may take more than a small share has to spare; that is "
+            "what a slow host does, so a run is hardly ever invalid for it."
+        ),
+    ] = Bar(0.10, _MOST)
     service_time: Annotated[
         ShareBar,
         Field(
-            description="real: a host's mean time for its stage before the workload, under its fitted quota, against "
-            "the stage's time on a whole core over the host's share, either way."
+            description="real: by how much a host's mean time for its stage before the workload, under its fitted "
+            "quota, exceeds the stage's time on a whole core over the host's share."
         ),
-    ] = Bar(0.20, 0.50)
+    ] = Bar(0.03, 0.20)
     fault_lateness_s: Annotated[
         TimeBar,
         Field(

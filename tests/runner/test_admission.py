@@ -142,11 +142,11 @@ def test_a_quota_is_corrected_by_what_was_measured() -> None:
     assert quota_fit.corrected(0.1, 0.2, [first, second]).share == pytest.approx(0.13 * (1 + 0.95) / 2)
     disturbed = trial(0.13, 2.0)
     assert quota_fit.corrected(0.1, 0.2, [first, second, disturbed]).share == pytest.approx(0.13)
-    assert quota_fit.corrected(0.1, 0.2, [disturbed]).share == pytest.approx(0.25)
+    assert quota_fit.corrected(0.1, 0.2, [disturbed]).share == pytest.approx(0.35)
     assert quota_fit.corrected(0.05, 0.2, [trial(0.05, 0.1, 0.02002)]).quota_us >= 1000
 
 
-@pytest.mark.parametrize(("took_s", "close"), [(2.0, True), (2.03, True), (1.97, True), (2.1, False), (1.9, False)])
+@pytest.mark.parametrize(("took_s", "close"), [(2.0, True), (2.15, True), (1.85, True), (2.3, False), (1.7, False)])
 def test_a_quota_is_left_alone_once_the_speed_is_right(took_s: float, close: bool) -> None:
     assert quota_fit.is_close(0.2, quota_fit.Pace(10, took_s)) is close
 

@@ -118,15 +118,17 @@ class System:
         self,
         heartbeat_s: float = 0.1,
         storage_bytes: int | None = None,
-        calibration: Mapping[str, Any] | None = None,
         codec: str = "none",
+        *,
+        pace: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         hosts = [worker.name for worker in self.problem.workers]
         for index, host in enumerate([DISPATCHER, *hosts]):
             address = f"127.0.7.{index + 1}"
             self.addresses[host] = (address, free_port(address))
         for host in hosts:
-            self.start_node(host, heartbeat_s, storage_bytes, calibration, codec)
+            self.start_node(host, heartbeat_s, storage_bytes, codec, pace=pace, outputs=outputs)
         self.watch.wait(lambda e: isinstance(e, ServerListening), len(hosts), 20, "the nodes' start")
 
     def start_node(
@@ -134,8 +136,10 @@ class System:
         host: str,
         heartbeat_s: float = 0.1,
         storage_bytes: int | None = None,
-        calibration: Mapping[str, Any] | None = None,
         codec: str = "none",
+        *,
+        pace: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         config = {
             "host": host,
@@ -145,8 +149,9 @@ class System:
             "store": str(self.folder / "storage" / host),
             "storage_bytes": storage_bytes,
             "heartbeat_s": heartbeat_s,
-            "calibration": calibration,
             "codec": codec,
+            "pace": pace,
+            "outputs": outputs,
         }
         self.spawn(host, "testbed.serving.node:main", config)
 

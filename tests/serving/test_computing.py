@@ -13,10 +13,11 @@ import torch
 from testbed.errors import ProtocolError
 from testbed.planning.plan import Assignment
 from testbed.serving.computing import (
-    CalibratedComputing,
-    Calibration,
-    RealComputing,
+    KeptOutputs,
+    Pace,
+    PacedComputing,
     Stage,
+    UnheldComputing,
     computing_of,
     write_speed,
 )
@@ -63,19 +64,18 @@ def request(*values: float) -> Frame:
     return Frame(FrameKind.DATA, 1, 1, {"tensors": tensors}, (bytearray(b"".join(payload)),))
 
 
-def calibrated(folder: Path, clock: Clock, notes: list[str] | None = None, **changes: Any) -> CalibratedComputing:
-    settings: dict[str, Any] = {
-        "op_seconds": (0.010, 0.020, 0.030),
-        "speed": 0.5,
-        "noise": 0.0,
-        "seed": 1,
-        "verify_every": 1000,
-        "outputs": folder,
-    }
+def real(clock: Clock, **changes: Any) -> PacedComputing:
+    settings: dict[str, Any] = {"op_seconds": (0.010, 0.020, 0.030), "speed": 0.5}
+    return PacedComputing(Pace(**{**settings, **changes}), clock=clock, wait_until=clock.wait_until)
+
+
+def calibrated(
+    folder: Path, clock: Clock, notes: list[str] | None = None, verify_every: int = 1000, **changes: Any
+) -> PacedComputing:
+    settings: dict[str, Any] = {"op_seconds": (0.010, 0.020, 0.030), "speed": 0.5}
     sink = [] if notes is None else notes
-    return CalibratedComputing(
-        Calibration(**{**settings, **changes}), sink.append, clock=clock, wait_until=clock.wait_until
-    )
+    outputs = KeptOutputs(folder, verify_every, sink.append)
+    return PacedComputing(Pace(**{**settings, **changes}), outputs, clock=clock, wait_until=clock.wait_until)
 
 
 def stage_of(executor: Doubler, first_op: int = 0, last_op: int = 2, digest: str = "a") -> Stage:
@@ -181,9 +181,32 @@ def test_a_stage_without_times_is_refused(tmp_path: Path) -> None:
         calibrated(tmp_path, clock).run(stage_of(Doubler(clock), 2, 7), request(1.0), 0.0)
 
 
-def test_a_node_without_calibration_computes_for_real() -> None:
-    computing = computing_of(None, lambda _: None)
-    assert isinstance(computing, RealComputing)
+def test_real_compute_computes_each_request_and_holds_it_to_the_declared_speed() -> None:
+    clock = Clock(lateness_s=0.0002)
+    executor = Doubler(clock, takes_s=0.04)
+    computing = real(clock)
+    runs = [computing.run(stage_of(executor), request(1.0), 100.0) for _ in range(3)]
+    assert executor.runs == 3
+    assert all(ran.computed for ran in runs)
+    assert clock.waits == pytest.approx([100.06, 100.12, 100.18])
+    assert [ran.overshoot_s for ran in runs] == pytest.approx([0.0002] * 3)
+
+
+def test_a_cpu_that_computes_too_slowly_is_busy_until_it_is_done() -> None:
+    clock = Clock()
+    executor = Doubler(clock, takes_s=0.1)
+    computing = real(clock)
+    slow = computing.run(stage_of(executor), request(1.0), 100.0)
+    executor.takes_s = 0.01
+    next_one = computing.run(stage_of(executor), request(1.0), 100.0)
+    assert slow.overshoot_s == pytest.approx(0.04)
+    assert (next_one.started_s, next_one.overshoot_s) == (pytest.approx(100.1), pytest.approx(0.0))
+    assert clock.now_s == pytest.approx(100.16)
+
+
+def test_a_node_without_a_pace_holds_nothing_back() -> None:
+    computing = computing_of(None, None, lambda _: None)
+    assert isinstance(computing, UnheldComputing)
     ran = computing.run(stage_of(Doubler(Clock())), request(1.5), 0.0)
     assert values(ran) == [3.0]
     assert (ran.computed, ran.overshoot_s) == (True, None)
@@ -195,15 +218,8 @@ def test_a_calibrated_pipeline_answers_right_and_is_never_faster_than_its_table(
         outputs = tmp_path / "outputs"
         outputs.mkdir()
         ops = len(running.graph.ops)
-        calibration = {
-            "op_seconds": [0.04 / ops] * ops,
-            "speed": 1.0,
-            "noise": 0.0,
-            "seed": 1,
-            "verify_every": 4,
-            "outputs": str(outputs),
-        }
-        running.start_nodes(calibration=calibration)
+        pace = {"op_seconds": [0.04 / ops] * ops, "speed": 1.0}
+        running.start_nodes(pace=pace, outputs={"folder": str(outputs), "verify_every": 4})
         segments = running.problem.chain.segments
         first = (Assignment("node1", 0, segments // 2), Assignment("node2", segments // 2, segments))
         running.start_dispatcher(first)
@@ -227,9 +243,8 @@ def test_a_calibrated_pipeline_answers_right_and_is_never_faster_than_its_table(
 def test_a_speed_that_changes_counts_from_the_next_request_on(tmp_path: Path) -> None:
     clock, file = Clock(), tmp_path / "speed"
     write_speed(file, 0.5)
-    plain = {"op_seconds": [0.010, 0.020], "speed": str(file), "noise": 0.0, "seed": 1, "verify_every": 1000}
-    calibration = Calibration.from_json({**plain, "outputs": str(tmp_path)})
-    computing = CalibratedComputing(calibration, [].append, clock=clock, wait_until=clock.wait_until)
+    pace = Pace.from_json({"op_seconds": [0.010, 0.020], "speed": str(file)})
+    computing = PacedComputing(pace, clock=clock, wait_until=clock.wait_until)
     stage = stage_of(Doubler(clock))
     took_s = []
     for speed in (0.5, 0.25, 1.0):
