@@ -120,6 +120,7 @@ class Epochs:
 
     def joined(self, host: str) -> None:
         """A node has been found."""
+        self._tell_fence(host)
         match self._phase:
             case "opening":
                 pass
@@ -189,6 +190,12 @@ class Epochs:
         self._supplies.stop()
         self._inlets.fence(self._epoch)
         self._replays = self._requests.fence(self._epoch)
+        for host in self._nodes.members:
+            self._tell_fence(host)
+
+    def _tell_fence(self, host: str) -> None:
+        """Let a node drop what it still has of earlier epochs; the hosts that it was connected to can't always say."""
+        self._nodes.send(host, Frame(FrameKind.FENCED, self._epoch))
 
     def _fence(self, reason: str) -> None:
         """End the current epoch, and do what the policy says."""

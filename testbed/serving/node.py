@@ -226,6 +226,10 @@ class Node:
                         assembly.add(arrival)
                     case FrameKind.CHUNK:
                         continue  # of a deployment that a newer one has replaced
+                    case FrameKind.FENCED:
+                        self._retire(frame.epoch)
+                        if assembly is not None and assembly.epoch < frame.epoch:
+                            assembly = None
                     case FrameKind.RELEASED:
                         self._released.set()
                     case _:
@@ -245,8 +249,7 @@ class Node:
 
     def _prepare(self, frame: Frame, writer: Writer) -> Assembly | None:
         """Start to put a stage together; None if the node holds that very stage already."""
-        self._retire()
-        self._inlets.fence(frame.epoch)
+        self._retire(frame.epoch)
         assembly = Assembly(frame, self._store)
         slot = self._slot
         if slot is not None and slot.stage.digest == assembly.digest:
@@ -303,11 +306,13 @@ class Node:
 
         stock(connection, self._store, NODE_LIMITS, stocked)
 
-    def _retire(self) -> None:
-        """End the current epoch's traffic; the stage itself stays until it is known whether it is needed."""
-        if self._slot is not None and self._slot.writer is not None:
-            self._slot.writer.close()
-            self._slot.writer = None
+    def _retire(self, epoch: int) -> None:
+        """End the traffic of earlier epochs; the stage itself stays until it is known whether it is needed."""
+        slot = self._slot
+        if slot is not None and slot.epoch < epoch and slot.writer is not None:
+            slot.writer.close()
+            slot.writer = None
+        self._inlets.fence(epoch)
 
     # Leaving ---------------------------------------------------------------------------------------------------------
 

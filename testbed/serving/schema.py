@@ -143,6 +143,7 @@ SHAPES: Mapping[FrameKind, Shape] = {
     FrameKind.KEPT: Shape(),
     FrameKind.LEAVE: Shape(),
     FrameKind.RELEASED: Shape(),
+    FrameKind.FENCED: Shape(),
 }
 _ANY = Shape()
 _ALWAYS: Mapping[str, Check] = {"sent_s": is_number}

@@ -60,6 +60,7 @@ class FrameKind(IntEnum):
     KEPT = 16  # node → dispatcher: they are stored
     LEAVE = 17  # node → dispatcher: it wants to go
     RELEASED = 18  # dispatcher → node: it is needed no more
+    FENCED = 19  # dispatcher → node: all epochs before this one are over
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,26 @@ def test_restart_waits_for_the_host_and_deploys_the_same_plan(tmp_path: Path, nu
         assert [(s.host, s.first_op, s.last_op) for s in first.stages] == [
             (s.host, s.first_op, s.last_op) for s in second.stages
         ]
+
+
+def threads_and_descriptors(pid: int) -> tuple[int, int]:
+    return tuple(len(list(Path(f"/proc/{pid}/{kind}").iterdir())) for kind in ("task", "fd"))  # type: ignore[return-value]
+
+
+def test_a_fenced_epoch_leaves_a_node_no_thread_and_no_descriptor(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
+        running.start_nodes()
+        running.start_dispatcher(halves(running), policy={"name": "restart", "wait_s": 60.0})
+        idle = threads_and_descriptors(running.servers["node3"].pid)
+        survivor = running.servers["node1"].pid
+        assert threads_and_descriptors(survivor) > idle
+        # Hung, not dead: nothing that is sent to it fails, and its kernel closes no connection.
+        os.kill(running.servers["node2"].pid, signal.SIGSTOP)
+        running.wait_for(HostLost)
+        deadline_s = time.monotonic() + 10
+        while threads_and_descriptors(survivor) != idle:
+            assert time.monotonic() < deadline_s, (threads_and_descriptors(survivor), idle)
+            time.sleep(0.01)
 
 
 def test_restart_plans_anew_when_the_host_stays_away(tmp_path: Path, nursery: Nursery) -> None:
