@@ -8,6 +8,8 @@ deadline. A second answer is legal then, and dropped here: the first one is the 
 have died between an answer and its record of it; or the answer and the question asked again met on their way. A second
 answer to a request that was asked once, on the present connection, is none that a dispatcher may give; it is told like
 the first.
+Deadlines are the dispatcher's to keep. One that is dead or out of reach keeps none, so the client gives a request up by
+itself when it still has no outcome a while after its deadline: it is rejected, and what comes for it later is dropped.
 """
 
 from __future__ import annotations
@@ -135,6 +137,9 @@ class Client:
         """The number of the connection that a request was sent on last."""
         self._asked_again: set[int] = set()
         self._open: set[int] = set()
+        self._arrived: set[int] = set()
+        """Requests that the dispatcher has told an outcome of."""
+        self._given_up: set[int] = set()
         self._acknowledged: list[int] = []
         """Requests whose answer is here, which the dispatcher has not been told."""
         self._changed = threading.Condition()
@@ -153,6 +158,9 @@ class Client:
         self._serving.get()
         self._report(ClientReady(t_s=now_s(), requests_prepared=self._samples.count))
         (zero_s,) = GO.unpack(os.read(start, GO.size))
+        if self._config.deadline_s is not None:
+            within_s = self._config.deadline_s + self._config.patience.retry_most_s
+            threading.Thread(target=self._give_up, args=(within_s,), name="deadlines", daemon=True).start()
         if self._config.in_flight is not None:
             self._closed_loop(zero_s, self._config.in_flight)
         elif self._config.rate_rps is not None:
@@ -190,6 +198,7 @@ class Client:
         with self._changed:
             self._submitted_s[request_id] = submitted_s
             self._open.add(request_id)
+            self._changed.notify_all()
         self._report(RequestSubmitted(t_s=submitted_s, id=request_id, due_s=due_s))
         self._send(request_id)
 
@@ -225,6 +234,25 @@ class Client:
         with self._changed:
             self._changed.wait_for(lambda: not self._open, self._config.drain_s)
 
+    def _give_up(self, within_s: float) -> None:
+        """Reject, for as long as the process lives, what has no outcome so long after it was submitted."""
+        while True:
+            request_id = self._overdue(within_s)
+            if request_id is not None:
+                self._note(f"gave request {request_id} up: the dispatcher tells nothing of it")
+                self._end(Frame(FrameKind.REJECTED, request_id=request_id), now_s(), Judgement("rejected"))
+
+    def _overdue(self, within_s: float) -> int | None:
+        """The oldest open request once its time is up, for which no outcome counts any more; None if one comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open - self._arrived)
+            request_id = min(self._open - self._arrived, key=self._submitted_s.__getitem__)
+            left_s = self._submitted_s[request_id] + within_s - now_s()
+            if self._changed.wait_for(lambda: request_id in self._arrived, max(0.0, left_s)):
+                return None
+            self._given_up.add(request_id)
+            return request_id
+
     # What comes back -------------------------------------------------------------------------------------------------
 
     def _take(self, frame: Frame, received_s: float) -> None:
@@ -248,10 +276,20 @@ class Client:
                 raise ProtocolError(f"an answer to request {request_id}, which was never submitted")
             asked_twice = request_id in self._asked_again or self._sent_on[request_id] < generation
             again = asked_twice and request_id not in self._open
+            late = request_id in self._given_up
             self._acknowledged.append(request_id)
+            self._arrived.add(request_id)
+            self._changed.notify_all()
+        if late:
+            self._note(f"dropped an outcome of request {request_id}, which had been given up")
+            return
         if again:
             self._note(f"dropped a second answer to request {request_id}, which a lost connection had made unsure")
             return
+        self._end(frame, received_s, found)
+
+    def _end(self, frame: Frame, received_s: float, found: Judgement) -> None:
+        request_id = frame.request_id
         self._report(
             RequestCompleted(
                 t_s=received_s,

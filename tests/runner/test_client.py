@@ -247,3 +247,27 @@ def test_the_end_of_the_drain_ends_the_search_for_a_dispatcher(tmp_path: Path, s
     first.close()
     finished = run.finish()
     assert (finished.submitted, finished.unanswered) == (2, 2)
+
+
+def test_a_request_of_which_no_dispatcher_tells_is_rejected_by_the_client(tmp_path: Path, service: Service) -> None:
+    run = Run(tmp_path, service, deadline_s=0.2)
+    first = service.next()
+    for _ in range(2):
+        first.next()
+    service.close()
+    first.close()
+    assert run.finish().unanswered == 0
+    assert run.outcomes == [(0, "rejected"), (1, "rejected")]
+    assert all(done.t_s >= done.submitted_s + 0.2 for done in run.of(RequestCompleted))
+
+
+def test_what_comes_for_a_request_that_was_given_up_is_dropped(tmp_path: Path, service: Service) -> None:
+    run = Run(tmp_path, service, deadline_s=0.1)
+    first = service.next()
+    for _ in range(2):
+        first.next()
+    run.wait(lambda: run.outcomes)
+    first.answer(0)
+    run.wait(lambda: any("request 0, which had been given up" in note.text for note in run.of(Note)))
+    assert run.finish().unanswered == 0
+    assert run.outcomes == [(0, "rejected"), (1, "rejected")]
