@@ -12,15 +12,16 @@ from testbed.emulation.disks import Condition, Disks
 from testbed.serving.events import now_s
 from testbed.spec.experiment import Experiment
 from testbed.spec.faults import DiskFault, DiskSlowFault
+from testbed.spec.faults.targets import Named
 from testbed.spec.faults.timeline import timeline
 
 
 def disk_sizes(declared: Experiment, *, possible: bool) -> dict[str, int | None]:
     """Bytes for files of every host that gets a file system of its own; None for one that declares none.
 
-    Those are the hosts with declared ``storage``, and all workers where faults break disks. Where the machine can't
-    make file systems, hosts have plain folders, and only the partition servers see to it that they keep within what is
-    declared.
+    Those are the hosts with declared ``storage``, and where faults break disks all workers and whoever is struck. Where
+    the machine can't make file systems, hosts have plain folders, and only the partition servers see to it that they
+    keep within what is declared.
 
     Args:
         declared: The experiment.
@@ -28,7 +29,9 @@ def disk_sizes(declared: Experiment, *, possible: bool) -> dict[str, int | None]
     """
     if not possible:
         return {}
-    broken = declared.workers if any(isinstance(fault, DiskFault) for fault in timeline(declared)) else ()
+    faults = [fault for fault in timeline(declared) if isinstance(fault, DiskFault)]
+    named = {host for fault in faults if isinstance(fault.struck, Named) for host in fault.struck.names}
+    broken = {*declared.workers, *named} if faults else set()
     return {
         host: spec.storage_bytes
         for host, spec in declared.hosts.items()

@@ -53,6 +53,8 @@ def test_hosts_have_disks_where_storage_is_declared_or_disks_break() -> None:
     assert disk_sizes(calm, possible=True) == {"node2": 64 * MIB}
     assert disk_sizes(calm, possible=False) == {}
     assert disk_sizes(broken, possible=True) == {"node1": None, "node2": 64 * MIB}
+    journal = experiment(DiskGoneFault(at_s=1.0, disk_gone=Named(("dispatcher",))))
+    assert disk_sizes(journal, possible=True) == {"dispatcher": None, "node1": None, "node2": 64 * MIB}
 
 
 @pytest.mark.parametrize(

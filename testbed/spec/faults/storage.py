@@ -19,6 +19,7 @@ class DiskFullFault(LastingFault, DiskFault):
 
     noun: ClassVar[str] = "a disk-full fault"
     verb: ClassVar[str] = "disk-full"
+    strikes_dispatcher: ClassVar[bool] = True
 
     disk_full: Annotated[Hosts, Field(alias="disk-full")]
 
@@ -28,6 +29,7 @@ class DiskReadonlyFault(LastingFault, DiskFault):
 
     noun: ClassVar[str] = "a disk-readonly fault"
     verb: ClassVar[str] = "disk-readonly"
+    strikes_dispatcher: ClassVar[bool] = True
 
     disk_readonly: Annotated[Hosts, Field(alias="disk-readonly")]
 
@@ -37,6 +39,7 @@ class DiskSlowFault(LastingFault, DiskFault):
 
     noun: ClassVar[str] = "a disk-slow fault"
     verb: ClassVar[str] = "disk-slow"
+    strikes_dispatcher: ClassVar[bool] = True
 
     disk_slow: Annotated[Hosts, Field(alias="disk-slow")]
     rate_bps: Annotated[
@@ -58,5 +61,6 @@ class DiskGoneFault(LastingFault, DiskFault):
 
     noun: ClassVar[str] = "a disk-gone fault"
     verb: ClassVar[str] = "disk-gone"
+    strikes_dispatcher: ClassVar[bool] = True
 
     disk_gone: Annotated[Hosts, Field(alias="disk-gone")]
