@@ -115,7 +115,10 @@ def faults_were_overcome(evidence: Evidence) -> Iterator[Finding]:
 def _stuck(evidence: Evidence, fault: Disturbance) -> str:
     if fault.detected_s is None:
         return "it was never noticed"
-    states = [line for line in evidence.tables["service.csv"] if line.text("event") == "service"]
+    story = evidence.tables["service.csv"]
+    # What comes after the run's end is the end of its hosts.
+    end = next((place for place, line in enumerate(story) if line.text("event") == "run_ended"), len(story))
+    states = [line for line in story[:end] if line.text("event") == "service"]
     if states and states[-1].text("state") == "unavailable":
         return f"service is unavailable{_because(states[-1])}"
     return "no new plan was made" if fault.replanned_s is None else "service never resumed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -492,3 +493,17 @@ def test_what_is_no_run_is_an_error_for_people(tmp_path: Path, good: Files) -> N
 
 def test_every_table_is_read(good: Files, tmp_path: Path) -> None:
     assert set(read_folder(write(tmp_path, good))) == set(TABLES)
+
+
+def test_a_service_that_was_unavailable_to_the_end_is_told_why_though_its_hosts_end_after_it() -> None:
+    events: list[Event] = []
+    for event in GOOD.events():
+        if isinstance(event, ServiceState) and event.state == "recovering":
+            reason = "no host is left to hold a stage"
+            events.append(dataclasses.replace(event, state="unavailable", detail=reason))
+        elif getattr(event, "epoch", 1) != 2 and not (isinstance(event, ServiceState) and event.t_s > GOOD.zero_s):
+            events.append(event)
+    end_s = max(event.t_s for event in events)
+    events.append(ServiceState(t_s=end_s + 0.1, state="recovering", detail="node1 was lost"))
+    found = [finding for finding in check(files_of(events)).ruling.errors if finding.rule == "no-recovery"]
+    assert "service is unavailable: no host is left to hold a stage" in found[0].text
