@@ -66,7 +66,7 @@ class Assembly:
         for chunk_id in self._weights.missing:
             data = self._store.read(chunk_id)
             if data is not None:
-                self._weights.add(chunk_id, data)
+                self._weights.add(chunk_id, data, checked=True)
         self._store.tell_damage()
         return list(self._weights.missing)
 
