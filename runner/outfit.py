@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.preparation import Prepared, speed
+from testbed.planning.plan import Assignment
 from testbed.serving.auth import new_token
 from testbed.serving.computing import write_speed
 from testbed.serving.package import Package, write_package
 from testbed.serving.patience import Patience
 from testbed.serving.process import problem_to_json
+from testbed.serving.recovery import standbys
 from testbed.spec.workload import ClosedWorkload, OpenWorkload
 
 PORT = 7000
@@ -177,9 +179,11 @@ class Outfit:
         return {"folder": str(folder), "verify_every": compute.verify_every}
 
     def _prestage(self, host: str, store: Path) -> None:
-        """Put a stage's weights on a host's disk, as an image would."""
-        package = Package(self.package)
-        for stage in self._prepared.plan.stages:
-            if stage.host == host:
-                for chunk_id in package.parcel(stage.first_op, stage.last_op).chunk_ids:
-                    (store / chunk_id).write_bytes(package.chunk(chunk_id))
+        """Put the weights of a host's stage, and of those that it stands by for, on its disk, as an image would."""
+        package, problem = Package(self.package), self._prepared.emulated.problem
+        recovery, bounds = self._experiment.recovery, problem.chain.boundary_ops
+        decision = [Assignment(stage.host, stage.first, stage.last) for stage in self._prepared.plan.stages]
+        copies = standbys(problem, decision, recovery.replicas) if recovery.policy == "standby" else {}
+        for at in (*(at for at in decision if at.host == host), *copies.get(host, ())):
+            for chunk_id in package.chunk_sizes(bounds[at.first], bounds[at.last]):
+                (store / chunk_id).write_bytes(package.chunk(chunk_id))
