@@ -44,6 +44,7 @@ from runner.lab import Lab
 from runner.lab_checks import check_parts, measure
 from runner.lab_disks import disk_needs, disk_sizes
 from runner.limits import cpu_limits
+from runner.link_sample import MOST_LINKS
 from runner.link_traces import TracePlayer, compile_traces, restore_traced
 from runner.machine_load import sample as sample_machine
 from runner.observer import LatestPlan
@@ -102,6 +103,9 @@ class Options:
         progress: Told what is being done before there is a history.
         observe: Called with the prepared experiment and its history before anything happens, for live display.
         prepare: Loads, times and plans; benchmarks whose models have times of their own choice replace it.
+        machine: Finds out what this machine can do; who runs many experiments in a row asks once.
+        most_links: So many links are measured before and after the workload; none where no rate is judged.
+        report: Whether figures and ``report.html`` are made too.
     """
 
     results: Path
@@ -109,6 +113,9 @@ class Options:
     progress: Callable[[str], None] = lambda _: None
     observe: Callable[[Prepared, History], None] = lambda *_: None
     prepare: Callable[[Experiment, Callable[[str], None]], Prepared] = prepare
+    machine: Callable[[], Capabilities] = capabilities
+    most_links: int = MOST_LINKS
+    report: bool = True
 
 
 def run(experiment: Experiment, options: Options) -> Result:
@@ -122,7 +129,7 @@ def run(experiment: Experiment, options: Options) -> Result:
         with interruptions.allowed():
             prepared = options.prepare(experiment, options.progress)
             options.progress("asking the machine what it can do")
-            machine = capabilities()
+            machine = options.machine()
         require(machine, needed(experiment, options))
         by_process = impairs(experiment) and (options.delay_backend == "delayline" or not machine["netem"].ok)
         shares = {host: None if limit is None else limit.share for host, limit in cpu_limits(prepared).items()}
@@ -150,10 +157,18 @@ def run(experiment: Experiment, options: Options) -> Result:
                     except ExperimentError as error:
                         # The system under test failed before it was asked anything: that is a result too.
                         history.append(RunEnded(t_s=now_s(), how="failed", detail=error.message))
-                        analyse(prepared, folder, history.events, machine, options.delay_backend, work)
+                        analyse(
+                            prepared,
+                            folder,
+                            history.events,
+                            machine,
+                            options.delay_backend,
+                            work,
+                            report=options.report,
+                        )
                         raise
                     history.raise_if_failed()
-                    return analyse(prepared, folder, history.events, machine, backend, work)
+                    return analyse(prepared, folder, history.events, machine, backend, work, report=options.report)
         finally:
             folder.give_to_owner()
 
@@ -222,7 +237,7 @@ def emulate(
                     owner=ids,
                 )
             )
-            measure(lab, history, "before")
+            measure(lab, history, "before", options.most_links)
             lab.start_sentinel()
             lab.start_metronomes()
             lab.write_model()
@@ -232,7 +247,7 @@ def emulate(
             lab.start_client()
         if _workload(prepared, lab, history, interruptions):
             lab.stop_system()
-            measure(lab, history, "after")
+            measure(lab, history, "after", options.most_links)
         return lab.cluster.backend
 
 
@@ -322,12 +337,10 @@ def analyse(
     machine: Capabilities,
     backend: str,
     work: Path,
+    *,
+    report: bool,
 ) -> Result:
     """Steps 10 and 11."""
-    # matplotlib keeps a cache of fonts, which would outlive the run in the home of root.
-    os.environ.setdefault("MPLCONFIGDIR", str(work / "matplotlib"))
-    from runner.report import write_report
-
     experiment, k = prepared.experiment, prepared.experiment.compute.time_scale
     recorded = in_virtual_time(recorded, k)
     events = (*recorded, *verdict.checks_of_events(recorded, experiment.verdict))
@@ -355,7 +368,12 @@ def analyse(
         delay_backend=backend,
         whole_model_s=prepared.whole_model_s,
     )
-    network, dispatcher = prepared.network, experiment.dispatcher
-    write_report(folder, events, summary, ruling, judged, network, dispatcher=dispatcher, facts=record)
+    if report:
+        # matplotlib keeps a cache of fonts, which would outlive the run in the home of root.
+        os.environ.setdefault("MPLCONFIGDIR", str(work / "matplotlib"))
+        from runner.report import write_report
+
+        network, dispatcher = prepared.network, experiment.dispatcher
+        write_report(folder, events, summary, ruling, judged, network, dispatcher=dispatcher, facts=record)
     folder.finish(record)
     return Result(folder.path, summary, ruling, judged, events)

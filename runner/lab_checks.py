@@ -9,7 +9,7 @@ from runner.events import Check
 from runner.fidelity_checks import check_breakdown, check_delay_line, check_rate, check_round_trip
 from runner.history import History
 from runner.lab import Lab
-from runner.link_sample import links_to_measure
+from runner.link_sample import MOST_LINKS, links_to_measure
 from testbed.emulation.probe import LinkMeasurement, measure_links
 from testbed.errors import MachineError
 from testbed.serving.events import Note, now_s
@@ -17,11 +17,11 @@ from testbed.spec.network import Network
 from testbed.spec.verdict import VerdictSpec
 
 
-def measure(lab: Lab, history: History, when: str) -> None:
-    """Every link of a few, a sample of many, into the history; ``when`` is ``before`` or ``after`` the workload."""
+def measure(lab: Lab, history: History, when: str, most: int = MOST_LINKS) -> None:
+    """All links up to ``most``, a sample of more, into the history; ``when`` is ``before`` or ``after`` the load."""
     experiment, network = lab.prepared.experiment, lab.cluster.network
     stops = (experiment.dispatcher, *(stage.host for stage in lab.prepared.plan.stages), experiment.dispatcher)
-    chosen = links_to_measure(network, stops, experiment.seed)
+    chosen = links_to_measure(network, stops, experiment.seed, most)
     if len(chosen) < len(network.links):
         text = f"{len(chosen)} of {len(network.links)} links are measured {when} the workload"
         history.append(Note(t_s=now_s(), source="runner", text=text))
