@@ -52,7 +52,8 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.section, row.case, row.measure, value, *bar, str(row.ok).lower() if row.has_bar else "", row.note)
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
+    """A row for people."""
     bar = ""
     if row.has_bar:
         low = f"{row.low:.4g} ≤ " if row.low > -math.inf else ""
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in known[name](options):
                 writer.writerow(cells(row))
                 file.flush()
-                print(_line(row), flush=True)
+                print(line(row), flush=True)
                 count += row.has_bar
                 over += not row.ok
             print(f"({time.monotonic() - started_s:.0f} s)\n", flush=True)

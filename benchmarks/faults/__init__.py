@@ -1,0 +1,1 @@
+"""Does the system survive every fault, under every policy, and how fast? See :mod:`.command`."""

@@ -1,0 +1,7 @@
+"""``python -m benchmarks.faults``."""
+
+import sys
+
+from benchmarks.faults.command import main
+
+sys.exit(main())
