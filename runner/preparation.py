@@ -33,7 +33,7 @@ from testbed.planning.adapter import chain_from
 from testbed.planning.dnnsplit import TIERS
 from testbed.planning.energy import DEFAULT_POWER_W, ethernet_j_per_bit
 from testbed.planning.plan import Plan
-from testbed.planning.problem import Chain, Problem, Worker
+from testbed.planning.problem import Chain, Link, Problem, Worker
 from testbed.planning.problem import Path as LinkPath
 from testbed.planning.strategies import ACROSS_BRANCHES, solve
 from testbed.spec.devices import as_shares
@@ -198,6 +198,7 @@ def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: f
             network.path_delay_s(source, target),
             math.fsum(ethernet_j_per_bit(rate * time_scale) for rate in network.path_rates_bps(source, target)),
             math.fsum(link.price_per_gb for link in network.path(source, target)) / 8e9,
+            tuple(Link(name, rate * GOODPUT) for name, rate in network.path_links(source, target)),
         )
         for source in experiment.hosts
         for target in experiment.hosts
@@ -208,7 +209,8 @@ def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: f
         workers=workers,
         dispatcher=experiment.dispatcher,
         paths=paths,
-        max_stages=experiment.placement.max_stages,
+        max_stages=placement.max_stages,
+        stages_per_host=placement.stages_per_host,
         seed=experiment.seed,
         weights={} if placement.weights is None else placement.weights.by_aim,
         demand_rps=workload.rate_rps if isinstance(workload, OpenWorkload) else 0.0,

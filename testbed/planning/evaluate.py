@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from testbed.planning.energy import compute_energy_j, transfer_energy_j
+from testbed.planning.occupation import Transfer, busiest, occupations
 from testbed.planning.plan import Assignment, Plan, Stage
 from testbed.planning.problem import Path, Problem, Worker
 from testbed.units import format_size
@@ -77,31 +78,37 @@ def violations(problem: Problem, assignments: Sequence[Assignment], *, skipping:
         skipping: Whether it may leave segments out, between two boundaries of one residual stream.
     """
     found = list(_structure(problem, assignments, skipping=skipping))
-    workers = {worker.name: worker for worker in problem.workers}
-    seen: set[str] = set()
+    held: dict[str, list[int]] = {}
     for index, assignment in enumerate(assignments):
-        host = assignment.host
-        if host in seen:
-            found.append(f"{host} holds more than one stage")
-        seen.add(host)
-        worker = workers.get(host)
-        if worker is None:
-            continue
-        memory = stage_memory_bytes(problem, worker, assignment.first, assignment.last)
-        if worker.memory_bytes is not None and memory > worker.memory_bytes:
-            found.append(
-                f"stage {index} needs {format_size(memory)} of memory, {host} has {format_size(worker.memory_bytes)}: "
-                f"short by {format_size(memory - worker.memory_bytes)}"
-            )
-        storage = stage_weights_bytes(problem, assignment.first, assignment.last)
-        if worker.storage_bytes is not None and storage > worker.storage_bytes:
-            found.append(
-                f"stage {index} needs {format_size(storage)} of storage, {host} has "
-                f"{format_size(worker.storage_bytes)}: short by {format_size(storage - worker.storage_bytes)}"
-            )
+        held.setdefault(assignment.host, []).append(index)
+        if index and assignments[index - 1].host == assignment.host:
+            found.append(f"stages {index - 1} and {index} are both on {assignment.host}, and so are one stage")
+    workers = {worker.name: worker for worker in problem.workers}
+    for host, indices in held.items():
+        if len(indices) > problem.stages_per_host:
+            allowed = problem.stages_per_host
+            found.append(f"{host} holds {len(indices)} stages, {allowed} {'is' if allowed == 1 else 'are'} allowed")
+        if host in workers:
+            found += _overfull(problem, workers[host], indices, [assignments[index] for index in indices])
     if problem.max_stages is not None and len(assignments) > problem.max_stages:
         found.append(f"{len(assignments)} stages, {problem.max_stages} are allowed")
     return tuple(found)
+
+
+def _overfull(problem: Problem, worker: Worker, indices: Sequence[int], stages: Sequence[Assignment]) -> Iterator[str]:
+    """What a host's stages need beyond what it has. All weights stay; one stage computes at a time."""
+    one = len(stages) == 1
+    who = f"stage {indices[0]} needs" if one else f"stages {', '.join(map(str, indices))} together need"
+    storage = sum(stage_weights_bytes(problem, at.first, at.last) for at in stages)
+    peak = max(max(problem.chain.activation_bytes[at.first : at.last], default=0) for at in stages)
+    memory = storage + peak + worker.overhead_bytes
+    needs = (("memory", memory, worker.memory_bytes), ("storage", storage, worker.storage_bytes))
+    for resource, need, limit in needs:
+        if limit is not None and need > limit:
+            yield (
+                f"{who} {format_size(need)} of {resource}, {worker.name} has {format_size(limit)}: "
+                f"short by {format_size(need - limit)}"
+            )
 
 
 def evaluate(
@@ -117,8 +124,8 @@ def evaluate(
 ) -> Plan:
     """Cost a decision.
 
-    Memory, storage and ``max_stages`` are not enforced here (see ``violations``), so that a decision that breaks them
-    can still be shown. With ``skipping`` it may leave segments out, as in ``violations``.
+    Memory, storage and numbers of stages are not enforced here (see ``violations``), so that a decision that breaks
+    them can still be shown. With ``skipping`` it may leave segments out, as in ``violations``.
 
     Raises:
         ValueError: If the decision has no cost: gaps, empty stages, unknown hosts, hosts that can't talk.
@@ -147,14 +154,14 @@ def evaluate(
     )
     return_bits = chain.boundary_bits[-1]
     return_s = return_bits / legs[-1].rate_bps
-
-    times: list[tuple[float, str, int | None]] = []
-    for stage, (source, target) in zip(stages, route(problem, assignments)[:-1], strict=True):
-        times.append((stage.link_s, f"link {source} → {target}", stage.index))
-        times.append((stage.compute_s, f"compute on {stage.host}", stage.index))
-    times.append((return_s, f"link {stages[-1].host} → {problem.dispatcher}", None))
-    bottleneck_s, bottleneck, bottleneck_stage = max(times, key=lambda item: item[0])
     sent_bits = [*(stage.transfer_bits for stage in stages), return_bits]
+    receivers = [*range(len(stages)), None]
+    transfers = [
+        Transfer(*pair, leg, bits, stage)
+        for pair, leg, bits, stage in zip(route(problem, assignments), legs, sent_bits, receivers, strict=True)
+    ]
+    bottleneck = busiest(occupations([(stage.host, stage.compute_s) for stage in stages], transfers))
+    parts_s = [*(stage.compute_s for stage in stages), *(stage.link_s for stage in stages), return_s]
     energies = [compute_energy_j(workers[stage.host], stage.compute_s) for stage in stages]
     energies += [transfer_energy_j(leg, bits) for leg, bits in zip(legs, sent_bits, strict=True)]
     prices = [workers[stage.host].price_per_s * stage.compute_s for stage in stages]
@@ -165,10 +172,10 @@ def evaluate(
         stages=stages,
         return_bits=return_bits,
         return_s=return_s,
-        bottleneck_s=bottleneck_s,
-        bottleneck=bottleneck,
-        bottleneck_stage=bottleneck_stage,
-        latency_s=math.fsum([item[0] for item in times] + [leg.delay_s for leg in legs]),
+        bottleneck_s=bottleneck.busy_s,
+        bottleneck=bottleneck.name,
+        bottleneck_stage=bottleneck.stage,
+        latency_s=math.fsum([*parts_s, *(leg.delay_s for leg in legs)]),
         lower_bound_s=lower_bound_s,
         planning_s=planning_s,
         energy_j=math.fsum(energies),

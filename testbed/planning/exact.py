@@ -10,6 +10,11 @@
 
 The optimum is ``bits / rate`` of some link or the compute of some run of segments over some speed: finitely many
 values, which are listed only inside a narrow bracket.
+
+That is for one stage a host, whose loads never add up. Where hosts may hold several stages, that optimum is an upper
+bound and the walk bound, which forgets which hosts were used, a lower one; where paths of the plan share a physical
+link, the plan is an upper bound and its bottleneck without that a lower one. :mod:`testbed.planning.revisits` closes
+what gap is left between them.
 """
 
 from __future__ import annotations
@@ -24,13 +29,18 @@ from testbed.planning.decision import Decision
 from testbed.planning.evaluate import evaluate
 from testbed.planning.infeasible import explain
 from testbed.planning.instance import Instance, Step
+from testbed.planning.loads import Loads
 from testbed.planning.plan import Assignment, Plan
 from testbed.planning.problem import Problem
+from testbed.planning.revisits import Revisits
 from testbed.planning.shortest import LeastLatency
 from testbed.planning.threshold import TOLERANCE
 
 BRACKET = 1.01
 """Candidates are listed once the upper end of the bracket is this close to the lower one."""
+
+SINGLE_SHARE = 0.4
+"""Of the time limit, for plans with one stage a host where several are allowed."""
 
 
 @dataclass(slots=True)
@@ -67,24 +77,69 @@ def solve(problem: Problem, clock: Clock = time.monotonic, instance: Instance | 
     deadline = Deadline(problem.time_limit_s, clock)
     if not problem.workers:
         raise explain(problem, deadline)
-    arrays = Instance.of(problem) if instance is None else instance
+    several = instance is None and problem.stages_per_host > 1
+    alone = problem.unshared()
+    arrays = Instance.of(alone) if instance is None else instance
+    first = Deadline(SINGLE_SHARE * problem.time_limit_s, clock) if several else deadline
     search = _Search()
     try:
-        _minimise(arrays, Decision(arrays, deadline), search)
+        _minimise(arrays, Decision(arrays, first), search)
     except OutOfTime:
-        if search.best is None:
-            raise InfeasibleError(
-                f"no plan was found within {problem.time_limit_s:g} s, and none was ruled out either",
-                remedy="give the hosts more memory, add hosts, or allow more time",
-            ) from None
-    if search.best is None:
+        if search.best is None and not several:
+            raise _too_late(problem) from None
+    if search.best is None and not several:
         raise explain(problem, deadline)
-    assignments = search.best
+    if search.best is not None and instance is None:
+        search.best = _shorten(alone, search.best, search.upper_s, deadline)
     if instance is None:
-        assignments = _shorten(problem, assignments, search.upper_s, deadline)
-    plan = evaluate(problem, assignments, "exact", None, 0.0)
+        search = _where_loads_add_up(problem, search, deadline)
+    decision = search.best or ()
+    plan = evaluate(problem, decision, "exact", None, 0.0)
     bound = plan.bottleneck_s if search.proven else min(search.lower_s, plan.bottleneck_s)
-    return evaluate(problem, assignments, "exact", bound, deadline.elapsed_s())
+    return evaluate(problem, decision, "exact", bound, deadline.elapsed_s())
+
+
+def _too_late(problem: Problem) -> InfeasibleError:
+    return InfeasibleError(
+        f"no plan was found within {problem.time_limit_s:g} s, and none was ruled out either",
+        remedy="give the hosts more memory, add hosts, or allow more time",
+    )
+
+
+def _where_loads_add_up(problem: Problem, alone: _Search, deadline: Deadline) -> _Search:
+    """Go on from the search for one stage a host, if what it found isn't optimal for the problem as it is.
+
+    Raises:
+        InfeasibleError: If there is no plan, or none was found in time.
+    """
+    found = _Search(alone.lower_s, best=alone.best)
+    if alone.best is not None:
+        found.upper_s = evaluate(problem, alone.best, "exact", None, 0.0).bottleneck_s
+    if problem.stages_per_host > 1:
+        # What holds for plans with one stage a host doesn't for others.
+        found.lower_s = 0.0
+    elif found.upper_s <= alone.upper_s * (1 + TOLERANCE):
+        return found
+
+    def keep(steps: Sequence[Step]) -> float:
+        names = [worker.name for worker in problem.workers]
+        _keep(problem, found, tuple(Assignment(names[step.kind], step.first, step.last) for step in steps))
+        return found.upper_s
+
+    loads = Loads.of(problem)
+    search = Revisits(loads, deadline, keep)
+    try:
+        if problem.stages_per_host > 1:
+            decision, largest = Decision(loads.instance, deadline), loads.instance.largest_threshold_s()
+            if decision.possible(largest):
+                found.lower_s = _walk_bound_s(loads.instance, decision, largest)
+        search.minimise(found.lower_s, found.upper_s)
+    except OutOfTime:
+        pass
+    if found.best is None:
+        raise explain(problem, deadline) if search.impossible else _too_late(problem)
+    found.lower_s = max(found.lower_s, search.lower_s)
+    return found
 
 
 def _minimise(instance: Instance, decision: Decision, search: _Search) -> None:
@@ -135,15 +190,14 @@ def _improve(instance: Instance, decision: Decision, search: _Search, beta_s: fl
     steps = decision.plan(beta_s)
     if steps is None:
         return False
-    _keep(instance, search, steps)
+    _keep(instance.problem, search, instance.assign(steps))
     return True
 
 
-def _keep(instance: Instance, search: _Search, steps: Sequence[Step]) -> None:
-    assignments = instance.assign(steps)
-    bottleneck_s = evaluate(instance.problem, assignments, "exact", None, 0.0).bottleneck_s
+def _keep(problem: Problem, search: _Search, decision: tuple[Assignment, ...]) -> None:
+    bottleneck_s = evaluate(problem, decision, "exact", None, 0.0).bottleneck_s
     if bottleneck_s < search.upper_s:
-        search.best, search.upper_s = assignments, bottleneck_s
+        search.best, search.upper_s = decision, bottleneck_s
 
 
 def _walk_bound_s(instance: Instance, decision: Decision, largest: float) -> float:

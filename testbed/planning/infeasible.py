@@ -24,6 +24,7 @@ def explain(problem: Problem, deadline: Deadline) -> InfeasibleError:
         or no_way(problem)
         or _segment_too_large(problem, "memory")
         or _segment_too_large(problem, "storage")
+        or _several_stages(problem)
         or _too_little_together(problem, "storage", deadline)
         or _too_little_together(problem, "memory", deadline)
     )
@@ -138,6 +139,29 @@ def _segment_too_large(problem: Problem, resource: str) -> InfeasibleError | Non
         f"{format_size(need)} of {resource}{overhead_words(worker, resource)}; "
         f"the best host for it, {worker.name}, has {format_size(need - short)}: short by {format_size(short)}",
         remedy=f"give {worker.name} at least {enough(need)} of {resource}, or split the model finer",
+    )
+
+
+def _several_stages(problem: Problem) -> InfeasibleError | None:
+    """The error where hosts may hold several stages: how much they hold follows from sums alone, else from a search."""
+    if problem.stages_per_host == 1:
+        return None
+    need = sum(problem.chain.weight_bytes)
+    for resource in ("memory", "storage"):
+        limits = [limit_bytes(worker, resource) for worker in problem.workers]
+        own = [need_bytes(problem, worker, resource, 0, 0) for worker in problem.workers]
+        have = sum(max(limit - taken, 0) for limit, taken in zip(limits, own, strict=True) if limit is not None)
+        if None not in limits and have < need:
+            besides = " besides the servers' overhead" if resource == "memory" else ""
+            return InfeasibleError(
+                f"the {resource} of {_all_hosts(problem)} holds {format_size(have)}{besides}, "
+                f"the model has {format_size(need)} of weights: short by {format_size(need - have)}",
+                remedy=f"give the hosts more {resource}, or add hosts",
+            )
+    return InfeasibleError(
+        f"no cuts of the model fit {_all_hosts(problem)} as they are linked, with at most "
+        f"{_stages(problem.stages_per_host)} a host and {_stages(problem.most_stages)} in all",
+        remedy="give the hosts more memory or storage, add hosts, or allow more stages",
     )
 
 

@@ -80,12 +80,13 @@ class Instance:
         return len(self.members)
 
     @classmethod
-    def of(cls, problem: Problem, *, by_delay: bool = False) -> Instance:
+    def of(cls, problem: Problem, *, by_delay: bool = False, apart: bool = False) -> Instance:
         """Build the arrays.
 
         Args:
             problem: With at least one worker.
             by_delay: Tell hosts apart by delays as well; a bottleneck doesn't depend on them, a latency does.
+            apart: Give each host a type of its own, in the order of the workers.
         """
         workers, chain = problem.workers, problem.chain
         count = len(workers)
@@ -102,7 +103,8 @@ class Instance:
         attributes = [(worker.speed, *room_bytes(worker)) for worker in workers]
         # The dispatcher is one of the "third hosts", told from all others by an attribute of its own.
         groups = merge([*attributes, (-1.0,)], [rate, delay] if by_delay else [rate])
-        members = tuple(group for group in groups if group != (count,))
+        members = tuple((host,) for host in range(count)) if apart else groups
+        members = tuple(group for group in members if group != (count,))
 
         first = np.array([group[0] for group in members])
         second = np.array([group[1] if len(group) > 1 else group[0] for group in members])
@@ -113,7 +115,6 @@ class Instance:
             return reduced
 
         rates = between(rate)
-        allowed = count if problem.max_stages is None else min(count, problem.max_stages)
         return cls(
             problem=problem,
             members=members,
@@ -131,8 +132,8 @@ class Instance:
             out_rate=np.where(rate[first, count] > 0, rate[first, count], 1.0),
             out_linked=rate[first, count] > 0,
             out_delay=delay[first, count],
-            max_stages=allowed,
-            stages_limited=allowed < count,
+            max_stages=problem.most_stages,
+            stages_limited=problem.most_stages < count,
         )
 
     def assign(self, steps: Sequence[Step]) -> tuple[Assignment, ...]:

@@ -22,7 +22,8 @@ from testbed.planning.instance import Floats
 from testbed.planning.nsga import Decision, evolve
 from testbed.planning.plan import Assignment, Plan
 from testbed.planning.problem import Problem
-from testbed.planning.tradeoff import AIMS, DEFAULT_WEIGHTS, choose, figures
+from testbed.planning.threshold import TOLERANCE
+from testbed.planning.tradeoff import AIMS, DEFAULT_WEIGHTS, choose, figures, nondominated
 
 LABELS_SHARE = 0.4
 """Of the time limit, for listing the front; the rest is NSGA-II's where that isn't enough."""
@@ -93,8 +94,14 @@ def front(
     if not decisions:
         raise explain(problem, Deadline(problem.time_limit_s, clock))
     plans = [evaluate(problem, decision, "pareto", None, 0.0) for decision in decisions]
+    # The search takes paths as if they had no link in common: where they do, what it left out may be better after all.
+    unshared = problem.unshared()
+    shared = [plan.bottleneck_s > evaluate(unshared, decision, "pareto", None, 0.0).bottleneck_s * (1 + TOLERANCE)
+              for plan, decision in zip(plans, decisions, strict=True)]  # fmt: skip
+    complete = complete and not any(shared)
     values = [tuple(figures(problem, plan)[name] for name in names) for plan in plans]
-    order = sorted(range(len(plans)), key=values.__getitem__)
+    left = np.flatnonzero(nondominated(np.array(values))).tolist() if any(shared) else range(len(plans))
+    order = sorted(left, key=values.__getitem__)
     return ParetoFront(
         names,
         tuple(plans[index] for index in order),

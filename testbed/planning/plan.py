@@ -28,7 +28,7 @@ class Stage:
         first, last: Boundaries it lies between (segments ``first..last-1``).
         first_op, last_op: Operations of the model it runs, ``first_op..last_op-1``.
         weights_bytes: Its weights.
-        memory_bytes: Weights, peak live activations and the server's overhead.
+        memory_bytes: Weights, peak live activations and the server's overhead, as if it were the host's only stage.
         compute_s: Its computation on this host.
         transfer_bits: What it receives for a request.
         link_s: How long that occupies the path into the stage (bits over rate; no delay).
@@ -55,9 +55,10 @@ class Plan:
         strategy: The strategy's name.
         stages: In the pipeline's order.
         return_bits, return_s: The answer's way back to the dispatcher.
-        bottleneck_s: The largest of all stage computations and transfers; throughput is its inverse.
+        bottleneck_s: What the busiest host or link has to do for a request; throughput is its inverse. A host's stages
+            add up, as do transfers over one path or one physical link.
         bottleneck: What it is, for people: ``compute on node1`` or ``link dispatcher → node1``.
-        bottleneck_stage: The stage that computes it or receives over it; None for the answer's way back.
+        bottleneck_stage: The stage that computes or receives most of it; None for the answer's way back.
         latency_s: One request alone: all computations, transfers and delays summed.
         lower_bound_s: No plan's bottleneck can be below it; None where the strategy proves nothing.
         planning_s: How long planning took.

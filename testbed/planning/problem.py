@@ -8,7 +8,7 @@ all sizes bytes, all transfers encoded bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,19 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """One direction of a physical link.
+
+    Attributes:
+        name: The same wherever a path crosses it, such as ``s1 → node1``.
+        rate_bps: What all transfers over it share.
+    """
+
+    name: str
+    rate_bps: float
+
+
+@dataclass(frozen=True, slots=True)
 class Path:
     """What lies between two hosts in one direction: the least rate and the summed delay.
 
@@ -92,17 +105,20 @@ class Path:
         delay_s: The summed delay.
         energy_j_per_bit: What a bit costs on all its links together; None means one link of Ethernet of that rate.
         price_per_bit: Money for a bit, in the currency of the hosts' prices.
+        links: The physical links that it crosses, as far as they are known. Where a plan's paths have one in common,
+            their transfers share its rate; paths without them share nothing.
     """
 
     rate_bps: float
     delay_s: float = 0.0
     energy_j_per_bit: float | None = None
     price_per_bit: float = 0.0
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Choose cuts and distinct hosts so that the slowest stage or transfer is as fast as possible.
+    """Choose cuts and hosts so that the busiest host or link has as little to do for a request as possible.
 
     Attributes:
         chain: The model.
@@ -110,7 +126,7 @@ class Problem:
         dispatcher: Name of the host that sends inputs and takes outputs; it holds no stage.
         paths: What lies between ``(source, target)``, for every ordered pair of workers and for the pairs with the
             dispatcher; a missing pair can't talk.
-        max_stages: Most stages allowed; None means as many as workers.
+        max_stages: Most stages allowed; None means as many as the workers may hold.
         seed: For strategies that draw at random.
         time_limit_s: When an anytime strategy stops improving.
         weights: How much each aim of ``testbed.planning.tradeoff.AIMS`` counts where a strategy chooses among
@@ -119,6 +135,8 @@ class Problem:
         objective: For strategies with several: ``latency`` or ``cost``; any other value means their default.
         accuracy_loss: For each segment, by host, what the model's accuracy loses when the segment runs there (fewer
             bits, say), in points; losses of segments add up (a model). A missing host loses nothing.
+        stages_per_host: Most stages of a host, for the strategy ``exact``; all others give a host one. Stages of a host
+            that follow each other are one stage.
     """
 
     chain: Chain
@@ -132,3 +150,15 @@ class Problem:
     demand_rps: float = 0.0
     objective: str = "throughput"
     accuracy_loss: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+    stages_per_host: int = 1
+
+    @property
+    def most_stages(self) -> int:
+        """No plan has more stages."""
+        room = len(self.workers) * self.stages_per_host
+        return room if self.max_stages is None else min(room, self.max_stages)
+
+    def unshared(self) -> Problem:
+        """The problem with one stage a host and paths that have no link in common, where no loads add up."""
+        paths = {pair: replace(path, links=()) if path.links else path for pair, path in self.paths.items()}
+        return replace(self, paths=paths, stages_per_host=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from testbed.planning.plan import Assignment
-from testbed.planning.problem import Chain, Problem, Worker
+from testbed.planning.problem import Chain, Link, Problem, Worker
 from testbed.planning.problem import Path as LinkPath
 from testbed.serving.codecs import NONE
 from testbed.serving.events import SocketReporter
@@ -35,7 +35,10 @@ def problem_from_json(plain: Mapping[str, Any]) -> Problem:
     """The problem that :func:`problem_to_json` made plain."""
     chain = Chain(**{name: tuple(values) for name, values in plain["chain"].items()})
     workers = tuple(Worker(**worker) for worker in plain["workers"])
-    paths = {(source, target): LinkPath(*figures) for source, target, *figures in plain["paths"]}
+    paths = {
+        (source, target): LinkPath(rate_bps, delay_s, energy, price, tuple(Link(*link) for link in links))
+        for source, target, rate_bps, delay_s, energy, price, links in plain["paths"]
+    }
     losses = {host: tuple(values) for host, values in plain["accuracy_loss"].items()}
     return Problem(**{**plain, "chain": chain, "workers": workers, "paths": paths, "accuracy_loss": losses})
 

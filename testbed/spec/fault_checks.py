@@ -131,7 +131,7 @@ def _hosts(experiment: Experiment, index: int, fault: HostFault) -> Iterator[Fin
             for place, name in enumerate(names):
                 where = at if fault.struck == Named((name,)) or len(names) == 1 else (*at, place)
                 yield from _host(experiment, fault, name, where, legal, what)
-        case OfStage(stage) if stage >= (most := experiment.placement.max_stages or len(experiment.workers)):
+        case OfStage(stage) if stage >= (most := most_stages(experiment)):
             yield Finding(at, f"there is no stage {stage}", f"a plan has at most {most} stages, from 0")
         case Drawn(count, among):
             tags = sorted({tag for host in experiment.hosts.values() for tag in host.tags})
@@ -140,6 +140,12 @@ def _hosts(experiment: Experiment, index: int, fault: HostFault) -> Iterator[Fin
                 yield Finding((*at, "random"), f"no host has the tag {among!r}", choice(among, [WORKERS, *tags]))
             elif count > len(found):
                 yield Finding((*at, "random"), f"draws {count} of {among}, who are {len(found)}", ", ".join(found[:20]))
+
+
+def most_stages(experiment: Experiment) -> int:
+    """No plan has more stages."""
+    placement = experiment.placement
+    return placement.max_stages or len(experiment.workers) * placement.stages_per_host
 
 
 def _host(

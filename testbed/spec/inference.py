@@ -211,14 +211,29 @@ class PlacementSpec(Section):
         Field(description="network: weights cross the emulated links; prestaged: they are on the disks beforehand."),
     ] = "network"
     max_stages: Annotated[
-        int | None, Field(ge=1, le=10_000, description="At most so many stages; as many as workers when absent.")
+        int | None,
+        Field(ge=1, le=10_000, description="At most so many stages; as many as the workers may hold when absent."),
     ] = None
+    stages_per_host: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=16,
+            description="exact: a host may hold up to so many stages, with stages of others between them; they share "
+            "its processor, its memory and its links.",
+        ),
+    ] = 1
 
     @model_validator(mode="after")
     def _keys_fit_the_strategy(self) -> PlacementSpec:
         for key in ("weights", "accuracy"):
             if getattr(self, key) is not None and self.strategy != "pareto":
                 raise ValueError(f"has {key}, which only the strategy pareto knows, not {self.strategy}")
+        if self.stages_per_host > 1 and self.strategy != "exact":
+            raise ValueError(
+                f"has stages_per_host {self.stages_per_host}, which only the strategy exact knows; "
+                f"{self.strategy} gives a host one stage"
+            )
         if self.objective != "throughput" and self.strategy != "dnnsplit":
             raise ValueError(
                 f"has the objective {self.objective}, which only the strategy dnnsplit knows, not {self.strategy}"

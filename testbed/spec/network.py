@@ -135,6 +135,14 @@ class Network:
             math.inf if way.rate_bps is None else float(way.rate_bps) for way in self._ways(source, destination)
         )
 
+    def path_links(self, source: str, destination: str) -> tuple[tuple[str, float], ...]:
+        """Name and rate of each direction of a link that the path crosses, in order; without those not shaped."""
+        return tuple(
+            (f"{node} → {after}", float(rate))
+            for node, link, after in self._steps(source, destination)
+            if (rate := link.way(node).rate_bps) is not None
+        )
+
     def path_delay_s(self, source: str, destination: str) -> float:
         """One-way delay of the path."""
         return math.fsum(way.delay_s for way in self._ways(source, destination))

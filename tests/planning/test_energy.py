@@ -11,7 +11,7 @@ import pytest
 from testbed.planning.energy import DEFAULT_POWER_W, ethernet_j_per_bit
 from testbed.planning.evaluate import evaluate
 from testbed.planning.plan import Assignment
-from testbed.planning.problem import Chain, Path, Problem, Worker
+from testbed.planning.problem import Chain, Link, Path, Problem, Worker
 from testbed.serving.process import problem_from_json, problem_to_json
 
 CHAIN = Chain((0, 1, 2), (8e6, 1e6, 1e3), (0, 0), (0, 0), (0.5, 1.0))
@@ -44,7 +44,8 @@ def test_ethernet_as_cnnparted_has_it(rate_bps: float, nanojoules: float) -> Non
 
 
 def test_the_dispatcher_gets_all_of_it_as_json() -> None:
-    path = Path(1e6, 0.1, energy_j_per_bit=1e-7, price_per_bit=1e-6)
+    links = (Link("d → s", 2e6), Link("s → a", 1e6))
+    path = Path(1e6, 0.1, energy_j_per_bit=1e-7, price_per_bit=1e-6, links=links)
     problem = Problem(
         CHAIN,
         (Worker("a", 0.5, power_w=3.0, price_per_s=2.0, tier=1),),
@@ -52,5 +53,6 @@ def test_the_dispatcher_gets_all_of_it_as_json() -> None:
         {("d", "a"): path, ("a", "d"): Path(math.inf)},
         weights={"latency": 1.0},
         accuracy_loss={"a": (0.5, 0.25)},
+        stages_per_host=2,
     )
     assert problem_from_json(json.loads(json.dumps(problem_to_json(problem)))) == problem

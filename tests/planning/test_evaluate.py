@@ -107,7 +107,7 @@ def test_a_decision_without_a_cost_is_refused(decision: tuple[Assignment, ...], 
 def test_a_host_twice_and_a_dead_link() -> None:
     twice = (Assignment("a", 0, 1), Assignment("b", 1, 2), Assignment("a", 2, 3))
     everywhere = {pair: Path(1.0) for pair in itertools.permutations(("a", "b", "d"), 2)}
-    assert violations(replace(PROBLEM, paths=everywhere), twice) == ("a holds more than one stage",)
+    assert violations(replace(PROBLEM, paths=everywhere), twice) == ("a holds 2 stages, 1 is allowed",)
     dead = replace(PROBLEM, paths=PATHS | {("a", "b"): Path(0.0)})
     assert violations(dead, DECISION) == ("a can't reach b",)
 

@@ -10,7 +10,7 @@ from runner.preparation import GOODPUT, survey
 from testbed.errors import SpecError
 from testbed.planning.evaluate import evaluate
 from testbed.planning.plan import Assignment
-from testbed.planning.problem import Chain, Problem
+from testbed.planning.problem import Chain, Link, Problem
 from testbed.spec import load_experiment
 from testbed.spec.network import Network
 from testbed.spec.scaling import slowed
@@ -51,6 +51,8 @@ def test_all_that_the_file_tells_reaches_the_planner(tmp_path: Path) -> None:
     assert problem.weights == {"latency": 2.0, "energy": 0.5}
     assert problem.demand_rps == 5.0
     path = problem.paths["board", "cloud"]
+    assert path.links == (Link("board → s1", 20e6 * GOODPUT), Link("s1 → cloud", 100e6 * GOODPUT))
+    assert problem.stages_per_host == 1
     assert path.rate_bps == 20e6 * GOODPUT
     assert path.energy_j_per_bit == pytest.approx(2e-9 + 2e-9)
     assert problem.paths["dispatcher", "cloud"].energy_j_per_bit == pytest.approx(0.6e-9 + 2e-9)

@@ -79,6 +79,15 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
         ("recovery:", "placement: {strategy: pareto, weights: {energy: -1}}\nrecovery:"),
         "14: placement.weights.energy: -1 is too small; the least is 0.0\nenergy: Energy of a request, by the model.",
     ),
+    "several stages on a host with another strategy": (
+        ("recovery:", "placement: {strategy: even, stages_per_host: 2}\nrecovery:"),
+        "14: placement: has stages_per_host 2, which only the strategy exact knows; even gives a host one stage",
+    ),
+    "no stage on a host": (
+        ("recovery:", "placement: {stages_per_host: 0}\nrecovery:"),
+        "14: placement.stages_per_host: 0 is too small; the least is 1\nstages_per_host: exact: a host may hold up to "
+        "so many stages, with stages of others between them; they share its processor, its memory and its links.",
+    ),
     "objective of another strategy": (
         ("recovery:", "placement: {strategy: exact, objective: cost}\nrecovery:"),
         "14: placement: has the objective cost, which only the strategy dnnsplit knows, not exact",
