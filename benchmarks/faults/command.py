@@ -10,7 +10,7 @@ it is unavailable, and why, and reject by their deadline what it can't answer.
     .venv/bin/python -m benchmarks.faults --list
 
 A cell that has passed, with the same settings, isn't run again: the matrix goes on where it was stopped. ``--quick``
-runs a drawn set, always the same, of QUICK_CELLS cells that has every kind, and every target under every policy. Then
+runs a drawn set of cells, always the same, that has every kind, and every target under every policy. Then
 come the bars of detection and recovery (:mod:`.bars`), in a CSV of their own beside the matrix's. Ends with 1 when a
 cell has failed, or a figure is over its bar.
 """
@@ -43,19 +43,17 @@ BAR_RUNS = 3
 """Of each experiment; each has several faults."""
 
 
-def chosen(only: Sequence[str], *, quick: bool) -> tuple[Cell, ...]:
-    """The cells that the command line asks for, in the order of the matrix."""
-    every = all_cells()
-    wanted = set(cover(every, QUICK_CELLS)) if quick else set(every)
-    return tuple(
-        cell for cell in every if cell in wanted and (not only or any(word in f"{cell.name}/" for word in only))
-    )
+def chosen(only: Sequence[str], count: int | None = None) -> tuple[Cell, ...]:
+    """The cells that the command line asks for: all, or so many that stand for all, those that tell most first."""
+    cells = all_cells() if count is None else cover(all_cells(), count)
+    return tuple(cell for cell in cells if not only or any(word in f"{cell.name}/" for word in only))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run cells, print and write their rows; 1 if one has failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a drawn set of cells: at most 10 minutes")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_CELLS} cells and fewer runs: at most 10 minutes")
+    parser.add_argument("--cells", type=int, metavar="N", help="N cells that stand for all, those that tell most first")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only", nargs="+", default=(), metavar="PART", help="cells whose name has one of these parts")
     parser.add_argument("--list", action="store_true", help="print the names of the cells, and run nothing")
@@ -66,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no cell after so long; go on next time")
     parser.add_argument("--afresh", action="store_true", help="run again what is in the CSV already")
     given = parser.parse_args(arguments)
-    wanted = chosen(given.only, quick=given.quick) if "matrix" in given.parts else ()
+    count = QUICK_CELLS if given.quick and given.cells is None else given.cells
+    wanted = chosen(given.only, count) if "matrix" in given.parts else ()
     if "matrix" in given.parts and not wanted:
         parser.error(f"--only {' '.join(given.only)}: no cell has such a name; --list prints them")
     if given.list:

@@ -8,7 +8,9 @@ Two formats:
 - ``csv``: a header ``time_s,rate`` and rows such as ``12.5,3Mbit/s``; or ``time_s,rate_mbit_s`` and plain numbers. The
   first row is at 0. A rate holds until the next row; the last one as long as the one before it.
 
-A link can't stand still: where nothing may pass, the rate is 8 kbit/s, one full frame in 1.5 s.
+A link can't stand still: where nothing may pass, the rate is 8 kbit/s, one full frame in 1.5 s. Nor may a rate be so
+low that a full frame takes longer than the rate holds: the kernel lets a frame go and then waits for as long as that
+takes at the rate of then, even if the rate has risen since. So a gap of 100 ms would silence a link for 1.5 s.
 """
 
 from __future__ import annotations
@@ -125,14 +127,17 @@ class Trace:
             TraceError: If they are more than 100,000.
         """
         found: list[RateChange] = []
+        end_s = until_s
         for at_s, rate_bps in self._endless() if loop else self._once():
             if at_s >= until_s:
+                end_s = at_s
                 break
             if not found or found[-1].rate_bps != rate_bps:
                 found.append(RateChange(at_s, rate_bps))
             if len(found) > MAX_CHANGES:
                 raise TraceError(f"changes the rate more than {MAX_CHANGES} times; take a longer window")
-        return tuple(found)
+        ends_s = [*(change.at_s for change in found[1:]), end_s]
+        return tuple(_passable(change, until - change.at_s) for change, until in zip(found, ends_s, strict=True))
 
     def _once(self) -> Iterator[tuple[float, int | None]]:
         yield from self.steps
@@ -142,6 +147,13 @@ class Trace:
         for turn in itertools.count():
             for at_s, rate_bps in self.steps:
                 yield turn * self.length_s + at_s, rate_bps
+
+
+def _passable(change: RateChange, lasts_s: float) -> RateChange:
+    """The change with a rate at which a full frame takes no longer than the rate holds."""
+    if change.rate_bps is None:
+        return change
+    return RateChange(change.at_s, max(change.rate_bps, math.ceil(8 * PACKET_BYTES / lasts_s)))
 
 
 def _within(rate_bps: float) -> int:

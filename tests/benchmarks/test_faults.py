@@ -77,9 +77,9 @@ def test_the_quick_set_has_every_kind_and_every_target_under_every_policy() -> N
 
 
 def test_cells_are_chosen_by_parts_of_their_names() -> None:
-    assert {cell.policy for cell in chosen(["/standby/"], quick=False)} == {"standby"}
-    assert chosen(["kill/host/replan/1"], quick=False) == (Cell("kill", "host", "replan", 1),)
-    assert chosen(["nothing"], quick=False) == ()
+    assert {cell.policy for cell in chosen(["/standby/"])} == {"standby"}
+    assert chosen(["kill/host/replan/1"]) == (Cell("kill", "host", "replan", 1),)
+    assert chosen(["nothing"]) == ()
 
 
 @pytest.mark.parametrize(

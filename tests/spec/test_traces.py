@@ -45,24 +45,37 @@ def test_rows_of_a_csv_hold_until_the_next() -> None:
     assert parse_csv("time_s, rate_mbit_s\n0,1\n1,0\n") == Trace(((0.0, 1_000_000), (1.0, LOWEST_BPS)), 2.0)
 
 
-TWO = Trace(((0.0, 10_000), (1.0, 20_000)), 2.0)
+TWO = Trace(((0.0, 100_000), (1.0, 200_000)), 2.0)
 
 
 def test_a_loop_starts_anew_and_a_single_pass_ends_with_the_declared_rate() -> None:
     looped = TWO.changes(4.5, loop=True)
     assert [(change.at_s, change.rate_bps) for change in looped] == [
-        (0.0, 10_000),
-        (1.0, 20_000),
-        (2.0, 10_000),
-        (3.0, 20_000),
-        (4.0, 10_000),
+        (0.0, 100_000),
+        (1.0, 200_000),
+        (2.0, 100_000),
+        (3.0, 200_000),
+        (4.0, 100_000),
     ]
     assert TWO.changes(9.0, loop=False)[-1] == RateChange(2.0, None)
     assert TWO.changes(1.5, loop=False) == looped[:2]
 
 
 def test_steps_to_the_rate_that_holds_are_left_out() -> None:
-    assert len(Trace(((0.0, 10_000), (1.0, 10_000), (2.0, 9_000)), 3.0).changes(3.0, loop=True)) == 2
+    assert len(Trace(((0.0, 100_000), (1.0, 100_000), (2.0, 90_000)), 3.0).changes(3.0, loop=True)) == 2
+
+
+def test_no_frame_outlasts_the_rate_that_it_is_sent_at() -> None:
+    """The kernel would keep a link silent for as long as the frame takes at a rate that is over."""
+    gap = Trace(((0.0, 1_000_000), (1.0, LOWEST_BPS), (1.05, LOWEST_BPS), (1.1, 1_000_000)), 2.0)
+    dead = gap.changes(9.0, loop=False)[1]
+    assert dead.at_s == 1.0
+    assert dead.rate_bps == pytest.approx(8 * PACKET_BYTES / 0.1, abs=1)
+    long = Trace(((0.0, 1_000_000), (1.0, LOWEST_BPS), (4.0, 1_000_000)), 5.0)
+    assert long.changes(9.0, loop=False)[1].rate_bps == LOWEST_BPS
+    assert long.changes(2.0, loop=False)[1].rate_bps == LOWEST_BPS
+    still = Trace(((0.0, LOWEST_BPS),), 0.1)
+    assert len(still.changes(60.0, loop=True)) == 1
 
 
 def test_a_slower_world_has_a_longer_trace() -> None:
