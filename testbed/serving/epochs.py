@@ -162,14 +162,23 @@ class Epochs:
             self._nodes.send(host, Frame(FrameKind.RELEASED, self._epoch))
 
     def _start(self) -> None:
-        """Begin the first epoch once every node has answered or was given up.
+        """Begin the first epoch once every host of its plan has answered or was given up.
 
-        Who takes up an earlier dispatcher's plan need not wait for nodes that are not of it.
+        The others are waited for only as long as a host may be silent: who is there answers in a few round trips, and
+        one that joins later takes seconds to be given up. Who takes up an earlier dispatcher's plan doesn't wait for
+        them at all.
         """
-        complete = self._nodes.has(assignment.host for assignment in self._decision)
-        if self._nodes.expected and not (self._resumed and complete):
+        missing = {assignment.host for assignment in self._decision} - self._nodes.members.keys()
+        if missing & self._nodes.expected:
+            self._retry_s = None
             return
-        if complete:
+        if self._nodes.expected and (missing or not self._resumed):
+            if self._retry_s is None:
+                self._retry_s = now_s() + self._config.misses * self._config.heartbeat_s
+            if now_s() < self._retry_s:
+                return
+        self._retry_s = None
+        if not missing:
             reason = "the dispatcher was started again" if self._resumed else "start"
             self._new_epoch(reason)
             self._deploy(self._planner.priced(self._decision), reason)
@@ -313,6 +322,9 @@ class Epochs:
             self._planner.shun(blame.source, blame.target)
             self._fence(f"{blame.source}: {blame.reason}")
         if self._retry_s is not None and now >= self._retry_s:
+            if self._phase == "gathering":
+                self._start()
+                return
             self._retry_s = None
             if self._phase == "waiting":
                 if self._policy.otherwise == "replan":

@@ -5,7 +5,7 @@ A part of the dispatcher: everything here runs on its one controlling thread, bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from testbed.serving.detector import Detector
@@ -61,10 +61,6 @@ class Membership:
         config = self._config
         for host, address in config.nodes.items():
             Liaison(host, address, config.token, config.host, self._post, config.patience)
-
-    def has(self, hosts: Iterable[str]) -> bool:
-        """Whether all of these are connected."""
-        return self.members.keys() >= set(hosts)
 
     @property
     def newest_epoch(self) -> int:

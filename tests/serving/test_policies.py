@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from testbed.serving.events import (
     StageDeployed,
     WeightsSupplied,
 )
+from testbed.serving.patience import PATIENCE
 from tests.serving.system import System, shared_nursery, system
 from tests.serving.test_system import assert_each_answered_once, halves
 
@@ -106,6 +108,20 @@ def test_restart_waits_for_the_host_and_deploys_the_same_plan(tmp_path: Path, nu
         assert [(s.host, s.first_op, s.last_op) for s in first.stages] == [
             (s.host, s.first_op, s.last_op) for s in second.stages
         ]
+
+
+def test_the_first_plan_does_not_wait_for_a_host_that_is_not_there_yet(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, nursery=nursery) as running:
+        running.start_nodes()
+        running.servers["node3"].kill()
+        running.servers["node3"].wait(5)
+        # Somebody takes its connections and never says a word, so each attempt to reach it takes seconds.
+        with socket.create_server(running.addresses["node3"]):
+            running.start_dispatcher(halves(running))
+        began, served = running.of(ServiceState)[:2]
+        assert (began.state, served.state) == ("deploying", "serving")
+        assert served.t_s - began.t_s < PATIENCE.greeting_s - 1
+        assert {found.host for found in running.of(HostFound)} == {"node1", "node2"}
 
 
 def threads_and_descriptors(pid: int) -> tuple[int, int]:
