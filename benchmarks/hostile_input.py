@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.footprints import Footprint
 from benchmarks.hostile_frames import (
     Mutator,
     attack_as_insider,
@@ -45,22 +46,6 @@ LINES_BAR_PER_S = 5
 SETTLE_S = 20.0
 HELD = 400
 """Connections that are opened and held, six times the places in a listener's lobby."""
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a process takes."""
-
-    memory_bytes: int
-    threads: int
-    descriptors: int
-
-    @classmethod
-    def of(cls, pid: int) -> Footprint:
-        """Read from /proc: resident anonymous memory, threads, open descriptors."""
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        memory_bytes = int(status["RssAnon"].split()[0]) << 10
-        return cls(memory_bytes, int(status["Threads"]), len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
 @dataclass(frozen=True, slots=True)
