@@ -1,7 +1,9 @@
 """The client: asks the service as the workload says and judges every answer.
 
 It is a process of its own on an emulated host, so that the ledger of what was asked survives whatever happens to the
-dispatcher. It knows the right answers: the whole model's outputs, computed before the run.
+dispatcher. It knows the right answers: the whole model's outputs, computed before the run. Answers that the service
+marks as degraded it only compares with them, and keeps: which operations they lack nobody knows beforehand, so what
+they should be is computed after the run (:mod:`runner.degraded`).
 
 When the connection breaks it connects again and sends every request again that has no outcome, with what is left of its
 deadline. A second answer is legal then, and dropped here: the first one is the request's outcome. The dispatcher may
@@ -14,6 +16,7 @@ itself when it still has no outcome a while after its deadline: it is rejected, 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import struct
@@ -26,7 +29,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from runner.judgement import Judgement, judge
+from runner.judgement import Judgement, compare, judge
+from runner.kept_answers import keep
 from runner.lifeline import Lifeline
 from testbed.errors import ProtocolError
 from testbed.serving.codecs import NONE
@@ -66,6 +70,7 @@ class ClientConfig:
         deadline_s: After how long the dispatcher is to reject a request instead; None means never.
         seed: Seed of the arrivals.
         codec: How inputs are encoded, beforehand; answers are judged by what it allows.
+        answers: Folder for degraded answers; None where the service gives none.
         patience: How long to wait for the dispatcher, and between attempts to reach it again.
     """
 
@@ -81,6 +86,7 @@ class ClientConfig:
     deadline_s: float | None
     seed: int
     codec: str = NONE
+    answers: Path | None = None
     patience: Patience = PATIENCE
 
 
@@ -112,6 +118,10 @@ class Samples:
         for index in range(distinct):
             self.inputs.append(pack_tensors(_numbered(tensors, f"input.{index}"), codec))
             self.outputs.append(_numbered(tensors, f"output.{index}"))
+
+    def compare(self, request_id: int, outputs: list[torch.Tensor]) -> Judgement:
+        """A degraded answer against the whole model's."""
+        return compare(self.outputs[request_id % self.count], outputs)
 
     def judge(self, request_id: int, outputs: list[torch.Tensor]) -> Judgement:
         """An answer against the whole model's: bit for bit, or within what the codec allows."""
@@ -258,11 +268,14 @@ class Client:
     def _take(self, frame: Frame, received_s: float) -> None:
         match frame.kind:
             case FrameKind.STATE:
-                if frame.meta.get("state") == "serving":
+                if frame.meta.get("state") in ("serving", "degraded"):
                     self._serving.offer(None)
             case FrameKind.ANSWER:
                 outputs = unpack_tensors(frame.meta.get("tensors"), frame.body)
-                self._complete(frame, received_s, self._samples.judge(frame.request_id, outputs))
+                if frame.meta.get("degraded"):
+                    self._complete(frame, received_s, self._compared(frame.request_id, outputs))
+                else:
+                    self._complete(frame, received_s, self._samples.judge(frame.request_id, outputs))
             case FrameKind.REJECTED:
                 self._complete(frame, received_s, Judgement("rejected"))
             case _:
@@ -301,11 +314,23 @@ class Client:
                 path=tuple(map(str, frame.meta.get("path", ()))),
                 error=found.error,
                 same_class=found.same_class,
+                degraded=bool(frame.meta.get("degraded")),
+                answer=found.answer,
             )
         )
         with self._changed:
             self._open.discard(request_id)
             self._changed.notify_all()
+
+    def _compared(self, request_id: int, outputs: list[torch.Tensor]) -> Judgement:
+        """Compare a degraded answer, and keep it; what can't be kept is never judged, which fails the run."""
+        found = self._samples.compare(request_id, outputs)
+        if self._config.answers is not None:
+            try:
+                return dataclasses.replace(found, answer=keep(self._config.answers, outputs))
+            except OSError as error:
+                self._note(f"a degraded answer can't be kept: {error.strerror}")
+        return found
 
 
 def _sleep_until(due_s: float) -> None:
@@ -328,6 +353,7 @@ def main(config: dict[str, Any], fds: list[int]) -> None:
             **config,
             "dispatcher": (str(config["dispatcher"][0]), int(config["dispatcher"][1])),
             "samples": Path(config["samples"]),
+            "answers": Path(config["answers"]) if config.get("answers") else None,
             "patience": Patience(**config.get("patience", {})),
         }
     )

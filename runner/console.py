@@ -26,7 +26,7 @@ from runner.epoch_table import EpochFigures
 from runner.events import DOWN_STATES
 from runner.history import History
 from runner.live_view import HostView, Line, LiveView
-from runner.summary import FaultFigures, Summary
+from runner.summary import Degraded, FaultFigures, Summary
 from runner.verdict import Verdict
 from runner.virtual_time import virtual
 from testbed.serving.events import Event, PlanAdopted
@@ -248,14 +248,27 @@ def summary_table(summary: Summary) -> Table:
         table.add_row("downtime", f"{total_s:.2f} s: {spans}")
     for epoch in summary.epochs:
         table.add_row(f"plan {epoch.epoch}", Text(_epoch_text(epoch)))
+    if summary.degraded is not None:
+        table.add_row("degraded", degraded_text(summary.degraded))
     for fault in summary.faults:
         table.add_row(Text(f"{fault.kind} {fault.target}"), _fault_text(fault))
     return table
 
 
+def degraded_text(found: Degraded) -> str:
+    """When service was degraded, and what that did to its answers."""
+    spans = ", ".join(f"{since_s:.2f}–{until_s:.2f} s" for since_s, until_s in found.spans)
+    text = f"{spans}: {found.answers} answers"
+    if not found.answers:
+        return text
+    text += f", {found.same_class} of the same class as the whole model's"
+    return text if found.mean_error_pct is None else f"{text}, {found.mean_error_pct:.3g} % off on average"
+
+
 def _epoch_text(epoch: EpochFigures) -> str:
     measured = "not measured" if epoch.measured_rps is None else f"{epoch.measured_rps:.2f} measured"
-    text = f"{' → '.join(epoch.stages)}: {epoch.predicted_rps:.2f} answers/s predicted, {measured}"
+    without = f" without operations {epoch.skipped}" if epoch.skipped else ""
+    text = f"{' → '.join(epoch.stages)}{without}: {epoch.predicted_rps:.2f} answers/s predicted, {measured}"
     if epoch.measured_bottleneck is None:
         return f"{text}; bottleneck {epoch.bottleneck} predicted"
     busiest = epoch.measured_bottleneck

@@ -13,6 +13,7 @@ from runner.answer_rate import right_answers
 from runner.csvfile import Row
 from runner.disturbances import Disturbance, disturbances
 from runner.events import LinkSample
+from runner.left_out import as_text
 from testbed.serving.events import EpochActive, EpochFenced, Event, ServiceState, StageDeployed, StageExecuted
 
 EPOCH_COLUMNS = (
@@ -34,6 +35,7 @@ EPOCH_COLUMNS = (
     "return_mbit",
     "return_ms",
     "replayed",
+    "skipped",
 )
 
 Window = tuple[float, float]
@@ -51,6 +53,7 @@ class Bottleneck:
 class EpochFigures:
     """An epoch: what the planner predicted of it and what it gave. Times are seconds since the workload's start.
 
+    ``skipped`` are the operations that the plan leaves out, as :func:`runner.left_out.as_text` has them.
     ``measured_rps`` is taken from its first right answer to its end, without the time that faults disturbed; None if
     nothing is left. ``deploy_s`` and ``deploy_mbit`` are what it took to bring its stages to their hosts. ``ended_s``
     is when another epoch took over, or the end of the workload; ``fenced_s`` when the dispatcher ended it, None for the
@@ -78,6 +81,7 @@ class EpochFigures:
     deploy_s: float | None
     deploy_mbit: float
     replayed: int
+    skipped: str
 
 
 def fences(events: Sequence[Event]) -> dict[int, tuple[float, str]]:
@@ -154,6 +158,7 @@ def epoch_figures(events: Sequence[Event], faults: Sequence[Disturbance]) -> tup
                 deploy_s=max(e.t_s for e in deployed) - min(e.started_s for e in deployed) if deployed else None,
                 deploy_mbit=sum(e.bytes_sent for e in deployed) * 8 / 1e6,
                 replayed=0 if since is None else since.replayed,
+                skipped=as_text(plan.skipped),
             )
         )
     return tuple(figures)
@@ -183,6 +188,7 @@ def epoch_rows(events: Sequence[Event]) -> list[Row]:
             "return_mbit": found.return_mbit,
             "return_ms": found.return_ms,
             "replayed": found.replayed,
+            "skipped": found.skipped,
         }
         for found in epoch_figures(events, disturbances(events))
     ]

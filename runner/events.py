@@ -230,6 +230,21 @@ class SchedulingSample(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DegradedJudged(Event):
+    """What became of a degraded answer, found out after the run: ``ok`` or ``wrong``.
+
+    ``answer`` is as in :class:`~testbed.serving.events.RequestCompleted`. Through a lossy codec ``error`` is the
+    largest difference from what the model gives without the operations left out, relative to that one's range.
+    """
+
+    kind: ClassVar[str] = "degraded_judged"
+    id: int
+    answer: str
+    outcome: str
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Event):
     """One comparison of what was asked of the emulation with what it did.
 
@@ -274,6 +289,7 @@ EXPERIMENTER_EVENTS: tuple[type[Event], ...] = (
     LinkRateChanged,
     MachineSample,
     SchedulingSample,
+    DegradedJudged,
     Check,
 )
 EVENT_TYPES: dict[str, type[Event]] = {**system.EVENT_TYPES, **{cls.kind: cls for cls in EXPERIMENTER_EVENTS}}

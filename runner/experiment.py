@@ -13,8 +13,8 @@ The life of a run:
  7. Time zero: the client begins, the timeline of faults runs, counters are sampled every second.
  8. The client ends. Heal what is still in force; measure every link again.
  9. Undo: servers, cluster, limits. This happens whatever went wrong before.
-10. Analyse: tables, figures, verdict. All are functions of the recorded history. The checker reads the tables, and
-    nothing else, and decides whether the run has passed.
+10. Compute what degraded answers should have been. Analyse: tables, figures, verdict. All are functions of the
+    recorded history. The checker reads the tables, and nothing else, and decides whether the run has passed.
 11. Write ``run.json``, the mark of completion. At the very end, and whatever went wrong, the journal is cleaned up:
     what it names and is still there is removed, and then the journal itself.
 
@@ -36,10 +36,12 @@ from runner import provenance, verdict
 from runner.admission import admit, demand, left_for_hosts
 from runner.checker.check import rule_on
 from runner.checker.findings import Ruling
-from runner.events import Check, RunEnded, RunStarted
+from runner.degraded import judge_degraded, settled
+from runner.events import Check, DegradedJudged, RunEnded, RunStarted
 from runner.faults.compilation import faults_of, impairs
 from runner.history import History
 from runner.interruption import Interruptions
+from runner.kept_answers import answers_folder
 from runner.lab import Lab
 from runner.lab_checks import check_parts, measure
 from runner.lab_disks import disk_needs, disk_sizes
@@ -172,6 +174,8 @@ def run(experiment: Experiment, options: Options) -> Result:
                             report=options.report,
                         )
                         raise
+                    for judged in _degraded(prepared, history.events, work):
+                        history.append(judged)
                     history.raise_if_failed()
                     return analyse(prepared, folder, history.events, machine, backend, work, report=options.report)
         finally:
@@ -335,6 +339,12 @@ def _sampling(lab: Lab, history: History) -> Iterator[None]:
         thread.join()
 
 
+def _degraded(prepared: Prepared, events: tuple[Event, ...], work: Path) -> Iterator[DegradedJudged]:
+    """Judge what could not be judged while it ran."""
+    codec = prepared.experiment.placement.codec
+    return judge_degraded(events, prepared.graph, prepared.samples.inputs, answers_folder(work), codec)
+
+
 def analyse(
     prepared: Prepared,
     folder: RunFolder,
@@ -347,14 +357,15 @@ def analyse(
 ) -> Result:
     """Steps 10 and 11."""
     experiment, k = prepared.experiment, prepared.experiment.compute.time_scale
-    recorded = in_virtual_time(recorded, k)
+    recorded = in_virtual_time(settled(recorded), k)
     events = (*recorded, *verdict.checks_of_events(recorded, experiment.verdict))
     judged = verdict.judge(event for event in events if isinstance(event, Check))
     summary = summarize(events)
     folder.write_tables(events, compute_mode=experiment.compute.mode, time_scale=k)
     codec, spec = experiment.placement.codec, prepared.declared.resolved()
     answer_error_pct = None if is_lossless(codec) else 100 * answer_error(codec)
-    ruling = rule_on(folder.path, {"spec": spec, "answer_error_pct": answer_error_pct})
+    operations = len(prepared.graph.ops)
+    ruling = rule_on(folder.path, {"spec": spec, "answer_error_pct": answer_error_pct, "operations": operations})
     record = run_record(
         folder.name,
         folder.seed,
@@ -370,6 +381,7 @@ def analyse(
         provenance=provenance.provenance(),
         capabilities=machine.to_dict(),
         answer_error_pct=answer_error_pct,
+        operations=operations,
         delay_backend=backend,
         whole_model_s=prepared.whole_model_s,
     )

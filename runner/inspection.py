@@ -29,6 +29,7 @@ COLUMNS = (
     "moved_bytes",
     "activation_bytes",
     "compute_ms",
+    "stream",
 )
 
 

@@ -16,15 +16,17 @@ class Judgement:
     """An outcome, and how far an answer through a lossy codec is off.
 
     Attributes:
-        outcome: ``ok``, ``wrong`` or ``rejected``.
+        outcome: ``ok``, ``wrong`` or ``rejected``; ``degraded`` where that is still to be found out.
         error: Largest difference from the right answer, relative to that one's range; None where nothing may differ, or
-            where the two can't be compared.
+            where the two can't be compared. Of a degraded answer, from the whole model's.
         same_class: Whether both have their largest element in the same place; None where nothing may differ.
+        answer: Under which name a degraded answer is kept.
     """
 
     outcome: str
     error: float | None = None
     same_class: bool | None = None
+    answer: str = ""
 
 
 def judge(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], codec: str = NONE) -> Judgement:
@@ -35,16 +37,32 @@ def judge(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], cod
         outputs: Those of the answer.
         codec: Through which it came.
     """
-    alike = len(outputs) == len(expected) and all(
-        (found.shape, found.dtype) == (right.shape, right.dtype) for found, right in zip(outputs, expected, strict=True)
-    )
+    alike = _alike(expected, outputs)
     if is_lossless(codec) or not alike:
         equal = alike and all(map(torch.equal, outputs, expected))
         return Judgement("ok" if equal else "wrong")
-    error = max(map(_error, expected, outputs))
-    same = all(_class(right) == _class(found) for right, found in zip(expected, outputs, strict=True))
+    error, same = _distance(expected, outputs)
     known = error if math.isfinite(error) else None
     return Judgement("ok" if error <= answer_error(codec) else "wrong", known, same)
+
+
+def compare(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> Judgement:
+    """How far a degraded answer is from the whole model's; what it should have been is another question."""
+    if not _alike(expected, outputs):
+        return Judgement("wrong")
+    error, same = _distance(expected, outputs)
+    return Judgement("degraded", error if math.isfinite(error) else None, same)
+
+
+def _alike(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:
+    return len(outputs) == len(expected) and all(
+        (found.shape, found.dtype) == (right.shape, right.dtype) for found, right in zip(outputs, expected, strict=True)
+    )
+
+
+def _distance(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> tuple[float, bool]:
+    same = all(_class(right) == _class(found) for right, found in zip(expected, outputs, strict=True))
+    return max(map(_error, expected, outputs)), same
 
 
 def _error(expected: torch.Tensor, found: torch.Tensor) -> float:

@@ -208,7 +208,7 @@ class Lab(LabHosts, LabDisks):
         self.equip(host, "testbed.serving.dispatcher:main", self._outfit.dispatcher())
         self.launch(host)
         states = self.watch.wait(
-            lambda event: isinstance(event, ServiceState) and event.state in ("serving", "unavailable"),
+            lambda event: isinstance(event, ServiceState) and event.state in ("serving", "degraded", "unavailable"),
             1,
             self._outfit.patience_s,
             "the first plan's deployment",

@@ -153,7 +153,7 @@ class LiveView:
                 return [self._line(event.t_s, f"the workload is over: {event.how}{_because(event.detail)}")]
             case ServiceState():
                 changed, self.service = self.service != event.state, event.state
-                if changed and event.state in ("recovering", "unavailable"):
+                if changed and event.state in ("recovering", "unavailable", "degraded"):
                     return [self._line(event.t_s, f"service is {event.state}{_because(event.detail)}", "warn")]
             case StorageTrouble():
                 return [self._line(event.t_s, f"{event.host}: {event.detail}", "good" if event.over else "warn")]
@@ -201,7 +201,7 @@ class LiveView:
         self.outcomes[event.outcome] += 1
         if event.outcome == "wrong":
             return [self._line(event.t_s, f"request {event.id} was answered wrongly", "bad")]
-        if event.outcome != "ok":
+        if event.outcome not in ("ok", "degraded"):
             return []
         self.recent.append((event.t_s, event.t_s - event.submitted_s))
         if self._awaited_epoch is not None and event.epoch >= self._awaited_epoch:

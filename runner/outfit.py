@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from runner.kept_answers import answers_folder
 from runner.preparation import Prepared, speed
 from testbed.planning.plan import Assignment
 from testbed.serving.auth import new_token
@@ -132,11 +133,14 @@ class Outfit:
         """Configuration of the client; writes the inputs and their right answers."""
         experiment, workload = self._experiment, self._experiment.workload
         samples = self._work / "samples.safetensors"
+        answers = answers_folder(self._work)
+        answers.mkdir()
         self._prepared.samples.save(samples)
         return {
             "dispatcher": self._address(experiment.dispatcher),
             "token": self._token,
             "samples": str(samples),
+            "answers": str(answers),
             "distinct": len(self._prepared.samples.inputs),
             "duration_s": workload.duration_s,
             "drain_s": self.patience_s,

@@ -38,6 +38,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
     "#56B4E9",
     "#F0E442",
 )
+DEGRADED = "#f6e58d"
+"""Of a plan that leaves operations out, which its label says too."""
 STYLE: dict[str, Any] = {"fontsize": 9, "color": INK, "fontfamily": "DejaVu Sans"}
 WIDTH_IN, DPI = 11.0, 150
 LABEL_LINE_IN = 0.165
@@ -132,9 +134,10 @@ def _draw_strip(
         left, right = max(0.0, epoch.active_s or 0.0), min(last_s, epoch.ended_s or last_s)
         following = shown[number + 1] if number + 1 < len(shown) else None
         until = right if following is None else max(left, min(right, following.adopted_s))
-        color = ("#9fd3f2", "#c6ced6")[number % 2]
+        color = DEGRADED if epoch.skipped else ("#9fd3f2", "#c6ced6")[number % 2]
         axes.barh(0.15, until - left, 0.22, left, color=color, edgecolor="white", linewidth=1.5)
-        texts = (f"plan {epoch.epoch}: {' → '.join(epoch.stages)}", f"plan {epoch.epoch}", str(epoch.epoch))
+        name = f"plan {epoch.epoch}, degraded" if epoch.skipped else f"plan {epoch.epoch}"
+        texts = (f"{name}: {' → '.join(epoch.stages)}", name, f"plan {epoch.epoch}", str(epoch.epoch))
         _write_within(axes, texts, left, until, last_s)
         if following is not None:
             axes.barh(0.15, right - until, 0.22, until, color="white", edgecolor="#8b96a1", hatch="////", linewidth=0)

@@ -41,6 +41,24 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Degraded:
+    """Service without some of the model's operations, and what it has cost: right answers against the whole model's.
+
+    Attributes:
+        spans: When it was served so, from and to.
+        answers: Right ones: they are what the model gives without these operations.
+        same_class: How many of them name the class that the whole model names.
+        mean_error_pct, largest_error_pct: How far they are from the whole model's, relative to that one's range.
+    """
+
+    spans: tuple[Window, ...]
+    answers: int
+    same_class: int
+    mean_error_pct: float | None
+    largest_error_pct: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FaultFigures:
     """A fault's milestones, counted from its effect; None for what did not happen.
 
@@ -76,6 +94,7 @@ class Summary:
         epochs: In order.
         faults: In the timeline's order.
         agreement: Of answers through a lossy codec; None without any.
+        degraded: None if the whole model was served all the time.
     """
 
     submitted: int
@@ -87,6 +106,7 @@ class Summary:
     epochs: tuple[EpochFigures, ...]
     faults: tuple[FaultFigures, ...]
     agreement: Agreement | None = None
+    degraded: Degraded | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data."""
@@ -114,6 +134,7 @@ def summarize(events: Sequence[Event]) -> Summary:
         epochs=epochs,
         faults=tuple(_fault_figures(fault, epochs, zero) for fault in faults),
         agreement=_agreement(rows),
+        degraded=_degraded(rows, epochs, end - zero),
     )
 
 
@@ -131,8 +152,31 @@ def _downtime(epochs: Sequence[EpochFigures], duration_s: float) -> tuple[Window
     return tuple(windows)
 
 
+def _degraded(rows: Sequence[Row], epochs: Sequence[EpochFigures], duration_s: float) -> Degraded | None:
+    spans = tuple(
+        (epoch.active_s, duration_s if epoch.fenced_s is None else epoch.fenced_s)
+        for epoch in epochs
+        if epoch.skipped and epoch.active_s is not None
+    )
+    found = [row for row in rows if row["degraded"] and row["outcome"] == "ok"]
+    if not spans and not found:
+        return None
+    errors_pct = [float(row["error_pct"]) for row in found if row["error_pct"] is not None]
+    return Degraded(
+        spans=spans,
+        answers=len(found),
+        same_class=sum(bool(row["same_class"]) for row in found),
+        mean_error_pct=sum(errors_pct) / len(errors_pct) if errors_pct else None,
+        largest_error_pct=max(errors_pct, default=None),
+    )
+
+
 def _agreement(rows: Sequence[Row]) -> Agreement | None:
-    judged = [(float(row["error_pct"] or 0.0), bool(row["same_class"])) for row in rows if row["error_pct"] is not None]
+    judged = [
+        (float(row["error_pct"]), bool(row["same_class"]))
+        for row in rows
+        if row["error_pct"] is not None and not row["degraded"]
+    ]
     if not judged:
         return None
     return Agreement(len(judged), sum(same for _, same in judged), max(error for error, _ in judged))

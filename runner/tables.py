@@ -43,6 +43,7 @@ REQUEST_COLUMNS = (
     "attempts",
     "epoch",
     "path",
+    "degraded",
     "error_pct",
     "same_class",
 )
@@ -147,6 +148,7 @@ def request_rows(events: Sequence[Event]) -> list[Row]:
                 "attempts": None if first is None else first.attempts,
                 "epoch": None if first is None else first.epoch,
                 "path": None if first is None else " ".join(first.path),
+                "degraded": None if first is None else first.degraded,
                 "error_pct": None if first is None or first.error is None else first.error * 100,
                 "same_class": None if first is None else first.same_class,
             }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checker import figure_rules, request_rules, service_rules, stage_rules
+from runner.checker import degraded_rules, figure_rules, request_rules, service_rules, stage_rules
 from runner.checker.evidence import Evidence
 from runner.checker.findings import Finding, Ruling
 from runner.checker.reading import DamagedFile, Tables, read_folder, read_record
@@ -20,6 +20,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     request_rules.every_request_has_one_outcome,
     request_rules.answers_are_of_their_epoch,
     request_rules.rejections_have_a_reason,
+    degraded_rules.degraded_answers_are_marked,
     stage_rules.stages_ran_as_planned,
     stage_rules.answered_requests_passed_every_stage,
     service_rules.epochs_follow_each_other,
@@ -69,7 +70,8 @@ def check_tables(tables: Tables, record: Mapping[str, Any]) -> Checked:
 
     Args:
         tables: All of them.
-        record: What ``run.json`` holds, or will: ``spec``, and ``answer_error_pct``, if it's there, are looked at.
+        record: What ``run.json`` holds, or will: ``spec``, and ``answer_error_pct`` and ``operations``, if they are
+            there, are looked at.
 
     Raises:
         DamagedFile: If a cell that is needed is empty, or the specification isn't there.
@@ -79,6 +81,7 @@ def check_tables(tables: Tables, record: Mapping[str, Any]) -> Checked:
         duration_s = float(spec["workload"]["duration_s"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFile("run.json: it has no specification with a workload") from error
-    evidence = Evidence(tables, rebuilt(tables, duration_s), spec, record.get("answer_error_pct"))
+    told = record.get("answer_error_pct"), record.get("operations")
+    evidence = Evidence(tables, rebuilt(tables, duration_s), spec, *told)
     ruling = Ruling.of(finding for rule in RULES for finding in rule(evidence))
     return Checked(ruling, summarize(evidence.events))

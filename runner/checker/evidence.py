@@ -28,12 +28,14 @@ class Evidence:
         events: The history, rebuilt from them.
         spec: The specification as ``run.json`` has it.
         answer_error_pct: The most that an answer through a lossy codec may be off; None where nothing may.
+        model_operations: How many the model has; None lets the plans tell.
     """
 
     tables: Tables
     events: Sequence[Event]
     spec: Mapping[str, Any]
     answer_error_pct: float | None = None
+    model_operations: int | None = None
 
     @property
     def dispatcher(self) -> str:
@@ -52,6 +54,13 @@ class Evidence:
         for line in self.tables["plan.csv"]:
             found[line.count("epoch")].append(line)
         return {epoch: sorted(lines, key=lambda line: line.count("stage")) for epoch, lines in found.items()}
+
+    @property
+    def operations(self) -> int:
+        """Operations of the whole model."""
+        if self.model_operations is not None:
+            return self.model_operations
+        return max((line.count("last_op") for line in self.tables["plan.csv"]), default=0)
 
     @cached_property
     def epochs(self) -> Mapping[int, Line]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.left_out import Runs, from_text
 from runner.results import RUN_FILE, TABLES
 from testbed.errors import UsageError
 
@@ -97,6 +98,14 @@ class Line:
         if text not in ("true", "false"):
             raise self.damage(f"{column} is neither true nor false: {text!r}")
         return text == "true"
+
+    def runs(self, column: str) -> Runs:
+        """Runs of operations, ``FIRST-LAST`` each."""
+        text = self.text(column)
+        try:
+            return from_text(text)
+        except ValueError:
+            raise self.damage(f"{column} tells of no operations: {text!r}") from None
 
     def damage(self, what: str) -> DamagedFile:
         """An error that names this line."""

@@ -109,6 +109,7 @@ def _request(line: Line) -> Iterator[Event]:
             path=line.words("path"),
             error=None if error_pct is None else error_pct / 100,
             same_class=line.flag("same_class") if line.text("same_class") else None,
+            degraded=line.flag("degraded"),
         )
 
 
@@ -150,6 +151,7 @@ def _epochs(tables: Tables) -> Iterator[Event]:
             bottleneck=line.text("predicted_bottleneck"),
             gap=None if line.text("gap") == "" else float(line.text("gap")),
             planning_s=line.number_of("planning_ms") / 1e3,
+            skipped=line.runs("skipped"),
         )
         if (active_s := line.maybe("active_s")) is not None:
             yield EpochActive(t_s=active_s, epoch=epoch, replayed=line.count("replayed"))

@@ -183,3 +183,6 @@ def show(found: Inventory, *, every: bool, codec: str = "none") -> None:
         f"{format_duration(total_s)} on {'a nominal core' if found.analytic else 'one core of this machine'}",
     ]
     console.print("; ".join(words), soft_wrap=True)
+    if found.streams:
+        cuts = "; ".join(", ".join(map(str, stream)) for stream in found.streams)
+        console.print(f"what lies between two cuts of a row may be left out (recovery: skip): {cuts}", soft_wrap=True)

@@ -26,6 +26,10 @@ def plan(file: Path, overrides: tuple[str, ...], seed: int | None, afresh: bool,
 
     prepared = prepare(experiment, lambda text: click.echo(f"{text} …", err=True), answers=False, afresh=afresh)
     show(prepared.plan)
+    if experiment.recovery.policy == "skip":
+        from testbed.planning.table import residual_stages
+
+        click.echo(f"  may be left out: {residual_stages(prepared.plan, prepared.problem.chain)}")
     click.echo("\n".join(timeline_lines(experiment)))
 
 

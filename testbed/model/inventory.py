@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from testbed.model.costs import analyse, chain, raw_bits
 from testbed.model.graph import ModelGraph
 from testbed.model.program import TensorSpec
+from testbed.model.streams import streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Segment:
         moved_bytes: Bytes that its operations read and write.
         activation_bytes: Most bytes of inputs and results that are alive at once.
         compute_s: Seconds on one core.
+        stream: The residual stream that crosses the cut behind it: what lies between two cuts of one stream may be left
+            out. None where there is none, or no weights lie on it.
     """
 
     first_op: int
@@ -39,6 +42,7 @@ class Segment:
     moved_bytes: int
     activation_bytes: int
     compute_s: float
+    stream: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,15 @@ class Inventory:
     single_tensor_cuts: int
     weight_bytes: int
     analytic: bool
+
+    @property
+    def streams(self) -> tuple[tuple[int, ...], ...]:
+        """The cuts of each residual stream, in order."""
+        found: dict[int, list[int]] = {}
+        for segment in self.segments:
+            if segment.stream is not None:
+                found.setdefault(segment.stream, []).append(segment.last_op)
+        return tuple(map(tuple, found.values()))
 
 
 def take_inventory(
@@ -82,8 +95,10 @@ def take_inventory(
     costs = analyse(graph)
     cuts = graph.cuts()
     boundaries = tuple(range(end + 1)) if every else chain(graph, op_seconds, encoded_bits=encoded_bits).boundary_ops
+    crossing = streams(graph, boundaries)
+    weighty = _with_weights(graph, boundaries, crossing)
     segments = []
-    for first, last in itertools.pairwise(boundaries):
+    for (first, last), stream in zip(itertools.pairwise(boundaries), crossing[1:], strict=True):
         op = graph.ops[last - 1]
         segments.append(
             Segment(
@@ -98,6 +113,7 @@ def take_inventory(
                 moved_bytes=sum(cost.bytes for cost in costs[first:last]),
                 activation_bytes=graph.peak_activation_bytes(first, last),
                 compute_s=math.fsum(op_seconds[first:last]),
+                stream=stream if stream in weighty else None,
             )
         )
     inner = cuts[1:-1]
@@ -108,4 +124,18 @@ def take_inventory(
         sum(len(cut.tensors) == 1 for cut in inner),
         sum(tensor.nbytes for tensor in graph.weights.values()),
         analytic,
+    )
+
+
+def _with_weights(
+    graph: ModelGraph, boundaries: Sequence[int], crossing: Sequence[int | None]
+) -> frozenset[int | None]:
+    """Streams with weights between their cuts; an activation alone is nothing that could be lost."""
+    found: dict[int | None, list[int]] = {}
+    for position, stream in zip(boundaries, crossing, strict=True):
+        found.setdefault(stream, []).append(position)
+    return frozenset(
+        stream
+        for stream, cuts in found.items()
+        if stream is not None and len(cuts) > 1 and graph.stage_values(cuts[0], cuts[-1])
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
 from testbed.planning.plan import Plan, Stage
+from testbed.planning.problem import Chain
 from testbed.units import format_duration, format_rate, format_size
 
 MIB = 2**20
@@ -86,6 +88,18 @@ def plan_table(plan: Plan) -> PlanTable:
             *(("note", note) for note in plan.notes),
         ),
     )
+
+
+def residual_stages(plan: Plan, chain: Chain) -> str:
+    """Which stages may be left out when their hosts are lost, and of which ones a part, in words."""
+    found = []
+    for stage in plan.stages:
+        inside = itertools.combinations(range(stage.first, stage.last + 1), 2)
+        if chain.may_skip(stage.first, stage.last):
+            found.append(f"stage {stage.index} ({stage.host})")
+        elif any(chain.may_skip(first, last) for first, last in inside):
+            found.append(f"a part of stage {stage.index} ({stage.host})")
+    return ", ".join(found) or "no stage"
 
 
 def optimality(plan: Plan) -> str:

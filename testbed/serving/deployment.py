@@ -126,4 +126,5 @@ def adopted(epoch: int, plan: Plan, reason: str) -> PlanAdopted:
         bottleneck=plan.bottleneck,
         gap=plan.gap,
         planning_s=plan.planning_s,
+        skipped=plan.skipped,
     )

@@ -7,7 +7,8 @@ each step of the protocol is a method of one of the three parts that share this 
 (:mod:`testbed.serving.epochs`).
 
 States: *deploying* (first epoch) → *serving* ⇄ *recovering* → *unavailable* when too few hosts are left, which ends by
-itself when hosts return: the dispatcher keeps trying to reach every node that it has lost or never met.
+itself when hosts return: the dispatcher keeps trying to reach every node that it has lost or never met. *degraded* is
+serving without some of the model's operations, with the policy ``skip``; it ends by itself too.
 An epoch is fenced off the moment a host of its pipeline is lost: its answers don't count any more, everything in
 flight goes back to the front of the queue and is sent again in the next epoch.
 """

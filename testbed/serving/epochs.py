@@ -5,27 +5,30 @@ A part of the dispatcher: everything here runs on its one controlling thread, bu
 An epoch ends in one of two ways. A loss fences it at once, and the next plan is sought while nothing serves. A change
 that isn't forced (a host came back, wants to leave, or a rate has changed) is planned while the epoch serves; the
 weights that the new plan lacks travel ahead, and only then comes the fence, and the next epoch right behind it.
+
+With the policy ``skip`` a loss may be bridged: the next epoch serves at once, without operations that the model can do
+without. What brings the whole model back is a change as above, which nobody has to find worth while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from testbed.planning.plan import Assignment, Plan
+from testbed.serving.blame import Blame
 from testbed.serving.connection import Arrival
-from testbed.serving.events import ChangeWeighed, EpochActive, EpochFenced, Reporter, now_s
+from testbed.serving.events import EpochActive, EpochFenced, Reporter, now_s
 from testbed.serving.inlets import Inlets
 from testbed.serving.journal import Standing
+from testbed.serving.lookout import Lookout
 from testbed.serving.members import holdings_of
 from testbed.serving.membership import Membership
 from testbed.serving.messages import Gone, PipelineOpened, Planned, Post, Supplied
-from testbed.serving.planner import Planner
+from testbed.serving.planner import Planner, weighed
 from testbed.serving.process import DispatcherConfig
 from testbed.serving.requests import Requests
 from testbed.serving.rollout import Rollout
 from testbed.serving.scribe import Scribe
-from testbed.serving.slowness import Slowness
 from testbed.serving.supplies import Supplies
 from testbed.serving.wire import Frame, FrameKind
 
@@ -34,16 +37,6 @@ Enter = Callable[[str, str], None]
 
 LOOKS = 5
 """Within the time that an epoch needs to settle, the dispatcher looks after it so many times."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """A host that can't reach another one, and when the path between them is to blame unless that host was lost."""
-
-    source: str
-    target: str
-    reason: str
-    due_s: float
 
 
 class Epochs:
@@ -75,6 +68,7 @@ class Epochs:
         self._scribe = scribe
         self._enter = enter
         self._planner = Planner(config, nodes, post)
+        self._lookout = Lookout(config, report, nodes, self._planner)
         self._supplies = Supplies(config, nodes, post, report)
         self._phase = "opening"
         self._epoch = 0
@@ -82,6 +76,7 @@ class Epochs:
         self._resumed = False
         self._rollout: Rollout | None = None
         self._decision: tuple[Assignment, ...] = config.first_plan
+        self._whole = self._decision
         self._replays = 0
         self._next: tuple[Plan, str] | None = None
         self._news = ""
@@ -89,14 +84,17 @@ class Epochs:
         self._weighed_s = self._active_s = now_s()
         self._look_s: float | None = None
         self._retry_s: float | None = None
-        self._suspicion: Suspicion | None = None
-        self._slowness = Slowness(report, config.misses * config.heartbeat_s)
-        self._was_shunning = False
+        self._blame = Blame(config, nodes, self._planner, post)
 
     @property
     def _hosts(self) -> frozenset[str]:
         """Hosts of the present plan; none while there is none."""
         return frozenset() if self._rollout is None else self._rollout.deployment.hosts
+
+    @property
+    def _skipped(self) -> tuple[tuple[int, int], ...]:
+        """Operations that the present plan leaves out: it is a bridge then, for ``_whole`` that has lost hosts."""
+        return () if self._rollout is None else self._rollout.deployment.plan.skipped
 
     # The journal -----------------------------------------------------------------------------------------------------
 
@@ -105,7 +103,7 @@ class Epochs:
         self._epoch = standing.epoch_limit
         self._epoch_limit = epoch_limit
         if standing.decision is not None and self._config.nodes.keys() >= {at.host for at in standing.decision}:
-            self._decision = standing.decision
+            self._decision = self._whole = standing.decision
             self._resumed = True
         self._phase = "gathering"
         self._start()
@@ -128,8 +126,13 @@ class Epochs:
                 self._start()
             case "waiting" if self._nodes.usable() >= {at.host for at in self._decision}:
                 self._deploy(self._planner.priced(self._decision), f"{host} is back")
+            case "stuck" | "waiting" if self._policy.name == "skip":
+                self._recover(f"{host} was found")
             case "stuck":
                 self._plan(f"{host} was found")
+            case "moving" if self._skipped:
+                self._stay()  # what has arrived stays; it may have brought the lost stage's weights with it
+                self._weigh(f"{host} was found")
             case _:
                 self._weigh(f"{host} was found")
 
@@ -142,6 +145,8 @@ class Epochs:
             self._fence(f"{host} was lost")
         elif self._next is not None and host in {stage.host for stage in self._next[0].stages}:
             self._stay()
+            if self._skipped:
+                self._weigh(f"{host} was lost")
         elif self._phase == "serving":
             self._supplies.provide(self._decision, self._planner.problem())
 
@@ -195,7 +200,8 @@ class Epochs:
         self._scribe.reserve(self._epoch)
         self._rollout = None
         self._next = None
-        self._look_s = self._retry_s = self._suspicion = None
+        self._look_s = self._retry_s = None
+        self._blame.forget()
         self._supplies.stop()
         self._inlets.fence(self._epoch)
         self._replays = self._requests.fence(self._epoch)
@@ -210,17 +216,28 @@ class Epochs:
         """End the current epoch, and do what the policy says."""
         self._new_epoch(reason)
         self._enter("recovering", reason)
-        missing = sorted({at.host for at in self._decision} - self._nodes.usable())
-        if self._policy.name == "restart" and missing:
+        self._recover(reason)
+
+    def _recover(self, reason: str) -> None:
+        """Do what the policy says for an epoch that has no plan."""
+        policy = self._policy
+        missing = not self._nodes.usable() >= {at.host for at in self._decision}
+        plan = self._planner.bridge(self._whole) if policy.name == "skip" else None
+        if plan is not None:
+            self._deploy(plan, reason)
+        elif missing and policy.name == "restart":
             self._phase = "waiting"
-            self._retry_s = now_s() + self._policy.wait_s
+            self._retry_s = now_s() + policy.wait_s
+        elif missing and policy.name == "skip" and policy.otherwise == "unavailable":
+            self._phase = "waiting"
+            self._retry_s = now_s()
         else:
             self._plan(reason)
 
     def _plan(self, reason: str) -> None:
         self._phase = "planning"
         self._retry_s = None
-        self._planner.plan(self._epoch, self._decision, reason, bridging=self._policy.name == "standby")
+        self._planner.plan(self._epoch, self._whole, reason, bridging=self._policy.name == "standby")
 
     def planned(self, found: Planned) -> None:
         """Planning has ended, perhaps for an epoch that was fenced off meanwhile."""
@@ -242,34 +259,24 @@ class Epochs:
     def _weigh(self, reason: str) -> None:
         """See whether another plan is worth a change, now or as soon as the epoch has served for a while."""
         self._news = reason
-        forced = not self._nodes.usable() >= self._hosts
+        forced = bool(self._skipped) or not self._nodes.usable() >= self._hosts
         settled = now_s() - self._active_s >= self._policy.settle_s
         if self._phase == "serving" and not self._weighing and (forced or settled):
             self._news = ""
             self._weighing = True
             self._weighed_s = now_s()
-            self._planner.weigh(self._epoch, self._decision, reason, forced=forced)
+            whole = self._whole if self._skipped else None
+            self._planner.weigh(self._epoch, self._decision, reason, forced=forced, whole=whole)
 
     def _weighed(self, found: Planned) -> None:
         self._weighing = False
         change, plan = found.change, found.plan
         possible = plan is None or self._nodes.usable() >= {stage.host for stage in plan.stages}
-        if not possible:
+        if not possible or (self._skipped and self._news):
             self._news = self._news or found.reason
         elif found.epoch == self._epoch and self._phase == "serving" and change is not None:
             worth = plan is not None and (change.pays or change.forced)
-            self._report(
-                ChangeWeighed(
-                    t_s=now_s(),
-                    epoch=self._epoch,
-                    reason=found.reason,
-                    throughput_rps=1 / change.bottleneck_s if change.bottleneck_s else 0.0,
-                    new_throughput_rps=plan.throughput_rps if plan is not None else 0.0,
-                    moved_bytes=change.moved_bytes,
-                    move_s=change.move_s,
-                    changes=worth,
-                )
-            )
+            self._report(weighed(self._epoch, found, change, changes=worth))
             if plan is not None and worth:
                 self._move(plan, found.reason)
         if self._news and self._phase == "serving":
@@ -311,16 +318,13 @@ class Epochs:
 
     def next_due_s(self) -> float | None:
         """When :meth:`tick` will have something to do; None if never."""
-        suspicion_s = self._suspicion.due_s if self._suspicion is not None else None
-        return min((due for due in (self._look_s, self._retry_s, suspicion_s) if due is not None), default=None)
+        return min((due for due in (self._look_s, self._retry_s, self._blame.due_s) if due is not None), default=None)
 
     def tick(self) -> None:
         """Do what is due."""
         now = now_s()
-        if self._suspicion is not None and now >= self._suspicion.due_s:
-            blame = self._suspicion
-            self._planner.shun(blame.source, blame.target)
-            self._fence(f"{blame.source}: {blame.reason}")
+        if reason := self._blame.verdict():
+            self._fence(reason)
         if self._retry_s is not None and now >= self._retry_s:
             if self._phase == "gathering":
                 self._start()
@@ -344,7 +348,7 @@ class Epochs:
             self._look()
 
     def _look(self) -> None:
-        """Once in a while: does everything get through, is anybody slow, is a change worth its while?"""
+        """Once in a while: does everything get through, and is a change worth its while?"""
         if self._phase not in ("serving", "moving") or self._rollout is None:
             return
         self._look_s = now_s() + self._policy.settle_s / LOOKS
@@ -353,18 +357,10 @@ class Epochs:
             self._planner.shun(self._config.host, first)
             self._fence(f"{first} acknowledges nothing")
             return
-        busy_s = self._nodes.busy_s()
-        for host in self._slowness.watch(plan, busy_s):
-            self._planner.toils(plan, host, busy_s[host])
-        forgiven_s = self._planner.shunning_until_s()
-        if self._was_shunning and forgiven_s is None:
-            self._news = self._news or "what had failed may work again"
-        self._was_shunning = forgiven_s is not None
-        if self._policy.adaptive and now_s() - self._weighed_s > self._policy.horizon_s:
-            self._news = self._news or "what was measured has aged"
-        if self._news:
-            self._weigh(self._news)
-        elif self._policy.adaptive and self._phase == "serving" and (drift := self._planner.drift(self._decision)):
+        news = self._lookout.look(plan, self._weighed_s)
+        if reason := self._news or news:
+            self._weigh(reason)
+        elif self._phase == "serving" and (drift := self._lookout.drift(self._decision)):
             self._weigh(drift)
 
     # Deploy ----------------------------------------------------------------------------------------------------------
@@ -386,6 +382,8 @@ class Epochs:
             reason,
         )
         self._decision = self._rollout.deployment.assignments
+        if not self._skipped:
+            self._whole = self._decision
         self._scribe.adopt(self._decision)
         self._retry_s = now_s() + self._planner.deploy_limit_s(self._decision)
 
@@ -408,22 +406,9 @@ class Epochs:
         if rollout is None or frame.epoch != self._epoch or host not in self._hosts:
             return
         if frame.kind is FrameKind.FAILED:
-            self._failed(host, str(frame.meta.get("suspect", host)), str(frame.meta.get("reason")))
+            self._blame.failed(host, str(frame.meta.get("suspect", host)), str(frame.meta.get("reason")))
         else:
             rollout.take(host, frame)
-
-    def _failed(self, host: str, suspect: str, reason: str) -> None:
-        """A stage can't be served: its host is to blame, or the next one, or the path between them.
-
-        Whether it is the next host, its heartbeats will soon tell. A host or a path that is to blame isn't used for a
-        while: while the heartbeats go on it would be found again at once, and fail again.
-        """
-        if suspect == host:
-            self._nodes.shun(host)
-            self._post(Gone(host, "failed", reason, self._nodes.members.get(host)))
-        else:
-            allowance_s = 2 * self._config.misses * self._config.heartbeat_s
-            self._suspicion = Suspicion(host, suspect, reason, now_s() + allowance_s)
 
     # Serve -----------------------------------------------------------------------------------------------------------
 
@@ -439,14 +424,17 @@ class Epochs:
             self._active_s = now_s()
             self._retry_s = None
             self._report(EpochActive(t_s=now_s(), epoch=self._epoch, replayed=self._replays))
-            self._enter("serving", "")
-            self._requests.flow(opened.writer)
+            skipped = ", ".join(f"{first}–{last - 1}" for first, last in self._skipped)
+            self._enter("degraded" if skipped else "serving", f"without operations {skipped}" if skipped else "")
+            self._requests.flow(opened.writer, degraded=bool(skipped))
             self._release()
             self._planner.settle(self._decision)
             self._supplies.provide(self._decision, self._planner.problem())
             if self._nodes.usable() - {at.host for at in self._decision} and self._epoch > 1:
                 self._news = self._news or "hosts are free"
             self._look_s = now_s() + self._policy.settle_s / LOOKS
+            if skipped:
+                self._weigh("operations are left out")
 
     def learn(self, arrival: Arrival) -> None:
         """What an answer of this epoch tells of paths and hosts."""

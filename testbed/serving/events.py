@@ -35,10 +35,12 @@ class RequestSubmitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCompleted(Event):
-    """The client saw the one outcome of a request (``ok``, ``wrong`` or ``rejected``).
+    """The client saw the one outcome of a request (``ok``, ``wrong``, ``rejected`` or ``degraded``).
 
     Of an answer through a lossy codec, ``error`` is its largest difference from the right one, relative to that one's
-    range, and ``same_class`` whether both have their largest element in the same place.
+    range, and ``same_class`` whether both have their largest element in the same place. The same is told of an answer
+    that the service has marked as ``degraded``, against the whole model's; whether it is right can't be told until
+    after the run, and ``answer`` names its tensors among those that the client has kept.
     """
 
     kind: ClassVar[str] = "request_completed"
@@ -50,6 +52,8 @@ class RequestCompleted(Event):
     path: tuple[str, ...]
     error: float | None = None
     same_class: bool | None = None
+    degraded: bool = False
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,10 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanAdopted(Event):
-    """The dispatcher decided on a plan; the epoch starts to serve at :class:`EpochActive`."""
+    """The dispatcher decided on a plan; the epoch starts to serve at :class:`EpochActive`.
+
+    ``skipped`` are runs of operations ``first_op..last_op-1`` that the plan leaves out: its answers are degraded.
+    """
 
     kind: ClassVar[str] = "plan_adopted"
     epoch: int
@@ -121,6 +128,7 @@ class PlanAdopted(Event):
     bottleneck: str
     gap: float | None
     planning_s: float
+    skipped: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +267,11 @@ class ClientFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState(Event):
-    """The service as a whole: ``deploying``, ``serving``, ``recovering``, ``unavailable`` or ``stopped``."""
+    """The service as a whole.
+
+    It is ``deploying``, ``serving``, ``degraded`` (serving without some operations of the model), ``recovering``,
+    ``unavailable`` or ``stopped``.
+    """
 
     kind: ClassVar[str] = "service_state"
     state: str
@@ -337,6 +349,7 @@ def from_json(line: str | bytes, types: dict[str, type[Event]] | None = None) ->
         record["path"] = tuple(record["path"])
     if cls is PlanAdopted:
         record["stages"] = tuple(PlannedStage(**stage) for stage in record["stages"])
+        record["skipped"] = tuple((first, last) for first, last in record.get("skipped", ()))
     try:
         return cls(**record)
     except TypeError as error:

@@ -7,6 +7,7 @@ copies of what they need, and posts :class:`~testbed.serving.messages.Planned`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import threading
@@ -19,12 +20,13 @@ from testbed.planning.problem import Problem
 from testbed.planning.strategies import STRATEGIES
 from testbed.serving.connection import Arrival
 from testbed.serving.estimates import Estimates
-from testbed.serving.events import now_s
+from testbed.serving.events import ChangeWeighed, now_s
 from testbed.serving.membership import Membership
 from testbed.serving.messages import Change, Planned, Post
 from testbed.serving.package import Package
 from testbed.serving.process import DispatcherConfig
 from testbed.serving.recovery import TOLERANCE, Lacks, moved_bytes, pays, replan, transfer_s
+from testbed.serving.skipping import bridge, left_out_s
 
 
 def lacks_of(problem: Problem, package: Package, holdings: Mapping[str, Collection[str]]) -> Lacks:
@@ -39,6 +41,20 @@ def lacks_of(problem: Problem, package: Package, holdings: Mapping[str, Collecti
         host: tuple(sum(size for chunk, size in sizes.items() if chunk not in held) for sizes in segments)
         for host, held in holdings.items()
     }
+
+
+def weighed(epoch: int, found: Planned, change: Change, *, changes: bool) -> ChangeWeighed:
+    """The event that tells of a change that was considered, and whether it is made."""
+    return ChangeWeighed(
+        t_s=now_s(),
+        epoch=epoch,
+        reason=found.reason,
+        throughput_rps=1 / change.bottleneck_s if change.bottleneck_s else 0.0,
+        new_throughput_rps=found.plan.throughput_rps if found.plan is not None else 0.0,
+        moved_bytes=change.moved_bytes,
+        move_s=change.move_s,
+        changes=changes,
+    )
 
 
 class Planner:
@@ -73,7 +89,7 @@ class Planner:
     def priced(self, decision: Sequence[Assignment]) -> Plan:
         """A decision with what is expected of it now."""
         everybody = self.estimates.problem([worker.name for worker in self._config.survey.workers])
-        return evaluate(everybody, decision, self._config.strategy, None, 0.0)
+        return evaluate(everybody, decision, self._config.strategy, None, 0.0, skipping=True)
 
     def shun(self, source: str, target: str) -> None:
         """Don't plan with a path for a while: nothing came through."""
@@ -124,6 +140,20 @@ class Planner:
     def _holdings(self) -> dict[str, frozenset[str]]:
         return {host: frozenset(member.holdings) for host, member in self._nodes.members.items()}
 
+    def bridge(self, whole: Sequence[Assignment]) -> Plan | None:
+        """What to serve with at once, without some operations, where a decision has lost hosts; None if nothing.
+
+        Raises:
+            ModelError: If the model's folder is damaged.
+        """
+        began_s = now_s()
+        problem = self.problem()
+        lacks = functools.cache(lambda: lacks_of(problem, self._config.package, self._holdings()))
+        decision = bridge(problem, whole, lacks)
+        if decision is None:
+            return None
+        return evaluate(problem, decision, "skip", None, now_s() - began_s, skipping=True)
+
     def plan(self, epoch: int, previous: Sequence[Assignment], reason: str, *, bridging: bool) -> None:
         """Seek the plan of an epoch that has none.
 
@@ -146,17 +176,36 @@ class Planner:
 
         threading.Thread(target=think, name=f"plan epoch {epoch}", daemon=True).start()
 
-    def weigh(self, epoch: int, current: Sequence[Assignment], reason: str, *, forced: bool) -> None:
-        """Seek a better plan than the one that serves, or any other one if ``forced``."""
+    def weigh(
+        self,
+        epoch: int,
+        current: Sequence[Assignment],
+        reason: str,
+        *,
+        forced: bool,
+        whole: Sequence[Assignment] | None = None,
+    ) -> None:
+        """Seek a better plan than the one that serves, or any other one if ``forced``.
+
+        Args:
+            epoch: The epoch that serves.
+            current: Its decision.
+            reason: Why a change may be wanted, for people.
+            forced: Whether there has to be one.
+            whole: Where the present decision is a bridge, the one that it stands for: what is sought then is whatever
+                serves the whole model again with the least movement of weights, which is soonest; or else a bridge that
+                leaves less out.
+        """
         problem, holdings, policy = self.problem(), self._holdings(), self._config.policy
 
         def think() -> None:
-            possible = not violations(problem, current)
-            now_takes_s = evaluate(problem, current, "", None, 0.0).bottleneck_s if possible else math.inf
-            try:
-                lacks = lacks_of(problem, self._config.package, holdings)
-                plan = replan(problem, self._strategy, current, lacks)
-            except InfeasibleError:
+            possible = not violations(problem, current, skipping=True)
+            now_takes_s = math.inf
+            if possible:
+                now_takes_s = evaluate(problem, current, "", None, 0.0, skipping=True).bottleneck_s
+            lacks = lacks_of(problem, self._config.package, holdings)
+            plan = self._other(problem, current, whole, lacks)
+            if plan is None:
                 self._post(Planned(epoch, None, reason, Change(now_takes_s, 0, 0.0, pays=False, forced=forced)))
                 return
             decision = tuple(Assignment(stage.host, stage.first, stage.last) for stage in plan.stages)
@@ -165,6 +214,20 @@ class Planner:
             self._post(Planned(epoch, plan, reason, Change(now_takes_s, moved, move_s, better, forced)))
 
         threading.Thread(target=think, name=f"weigh epoch {epoch}", daemon=True).start()
+
+    def _other(
+        self, problem: Problem, current: Sequence[Assignment], whole: Sequence[Assignment] | None, lacks: Lacks
+    ) -> Plan | None:
+        """What may take the place of what serves: the best plan; of a bridge, a whole plan or a shorter bridge."""
+        try:
+            if whole is None:
+                return replan(problem, self._strategy, current, lacks)
+            return replan(problem, self._strategy, whole, lacks, tolerance=math.inf)
+        except InfeasibleError:
+            decision = None if whole is None else bridge(problem, whole, lambda: lacks)
+        if decision is None or left_out_s(problem, decision) >= left_out_s(problem, current):
+            return None
+        return evaluate(problem, decision, "skip", None, 0.0, skipping=True)
 
     def deploy_limit_s(self, decision: Sequence[Assignment]) -> float:
         """Time enough for a deployment: threefold what all weights of the decision take, and to spare."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-Name = Literal["replan", "restart", "standby"]
+Name = Literal["replan", "restart", "standby", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +15,11 @@ class Policy:
 
     Attributes:
         name: ``replan``: plan anew for the hosts that are left; ``restart``: wait for the lost ones, then deploy the
-            same plan; ``standby``: take over with the copies that other hosts keep.
+            same plan; ``standby``: take over with the copies that other hosts keep; ``skip``: serve on without the lost
+            stages where they are residual, and bring them back meanwhile.
         wait_s: How long ``restart`` waits.
-        otherwise: What it does then: ``replan``, or ``unavailable`` until the hosts are back.
+        otherwise: What it does then, and ``skip`` where nothing may be left out: ``replan``, or ``unavailable`` until
+            the hosts are back.
         replicas: How many other hosts keep a copy of each stage, for ``standby``.
         adaptive: Whether a measured change of rates or speeds leads to a new plan too.
         drift: The relative change of the plan's bottleneck, as measured, from which on that is considered.

@@ -46,6 +46,7 @@ class Requests:
         self._note = note
         self._clients: dict[str, Writer] = {}
         self._pipeline: Writer | None = None
+        self._degraded = False
         self._epoch = 0
         self._state = ""
 
@@ -110,9 +111,15 @@ class Requests:
         restored, self._restored = self._restored, 0
         return restored + self._ledger.fence()
 
-    def flow(self, pipeline: Writer) -> None:
-        """Send requests into a pipeline from now on."""
+    def flow(self, pipeline: Writer, *, degraded: bool) -> None:
+        """Send requests into a pipeline from now on.
+
+        Args:
+            pipeline: Its first stage.
+            degraded: Whether some of the model's operations are left out; answers are marked then.
+        """
         self._pipeline = pipeline
+        self._degraded = degraded
         self._feed()
 
     @property
@@ -170,6 +177,7 @@ class Requests:
             "attempts": request.attempts,
             "epoch": frame.epoch,
             "path": [hop["host"] for hop in frame.meta.get("hops", [])],
+            "degraded": self._degraded,
         }
         answer = Frame(FrameKind.ANSWER, frame.epoch, request.id, meta, frame.payload)
         if request.journalled:

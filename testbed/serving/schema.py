@@ -55,6 +55,11 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and -MOST_SECONDS <= value <= MOST_SECONDS and math.isfinite(value)
 
 
+def is_flag(value: Any) -> bool:
+    """True or false, and no number."""
+    return isinstance(value, bool)
+
+
 def is_duration(value: Any) -> bool:
     """Seconds, not below 0."""
     return is_number(value) and value >= 0
@@ -134,7 +139,9 @@ SHAPES: Mapping[FrameKind, Shape] = {
         None,
     ),
     FrameKind.ANSWER: Shape(
-        {"tensors": is_list}, {"attempts": is_count, "epoch": is_count, "path": list_of(is_text, MOST_HOPS)}, None
+        {"tensors": is_list},
+        {"attempts": is_count, "epoch": is_count, "path": list_of(is_text, MOST_HOPS), "degraded": is_flag},
+        None,
     ),
     FrameKind.REJECTED: Shape({"reason": is_text}, {"attempts": is_count}),
     FrameKind.STATE: Shape({"state": is_text}),

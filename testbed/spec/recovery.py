@@ -10,11 +10,11 @@ from testbed.spec.quantities import Duration, HeartbeatInterval, Probability
 from testbed.spec.section import Section
 
 _KEYS_OF = {
-    "wait_s": "restart",
-    "otherwise": "restart",
-    "replicas": "standby",
+    "wait_s": ("restart",),
+    "otherwise": ("restart", "skip"),
+    "replicas": ("standby",),
 }
-"""Keys that only one policy knows."""
+"""Keys that only some policies know."""
 
 
 class RecoverySpec(Section):
@@ -23,11 +23,13 @@ class RecoverySpec(Section):
     noun: ClassVar[str] = "recovery"
 
     policy: Annotated[
-        Literal["replan", "restart", "standby"],
+        Literal["replan", "restart", "standby", "skip"],
         Field(
             description="replan: plan anew on the survivors, moving as few weights as possible; restart: wait for the "
             "lost hosts and deploy the same plan again; standby: take over with copies of stages that other hosts keep "
-            "in their storage. In all of them hosts that come back are used again where that pays."
+            "in their storage; skip: serve on at once without the lost stages, where they are residual, with answers "
+            "that are marked as degraded, until the whole model is back. In all of them hosts that come back are used "
+            "again where that pays."
         ),
     ] = "replan"
     heartbeat_s: Annotated[
@@ -50,7 +52,10 @@ class RecoverySpec(Section):
     wait_s: Annotated[Duration, Field(alias="wait", description="restart: how long to wait for lost hosts.")] = 30.0
     otherwise: Annotated[
         Literal["replan", "unavailable"],
-        Field(description="restart: what to do after that: plan anew, or stay unavailable until they are back."),
+        Field(
+            description="restart: what to do after that; skip: what to do where nothing can be left out: plan anew, or "
+            "stay unavailable until the lost hosts are back."
+        ),
     ] = "replan"
     replicas: Annotated[
         int,
@@ -82,10 +87,11 @@ class RecoverySpec(Section):
 
     @model_validator(mode="after")
     def _keys_fit_the_policy(self) -> RecoverySpec:
-        for name, policy in _KEYS_OF.items():
-            if name in self.model_fields_set and self.policy != policy:
+        for name, policies in _KEYS_OF.items():
+            if name in self.model_fields_set and self.policy not in policies:
                 key = type(self).model_fields[name].alias or name
-                raise ValueError(f"has {key}, which only the policy {policy} knows, not {self.policy}")
+                known = f"the policy {policies[0]} knows" if len(policies) == 1 else f"{' and '.join(policies)} know"
+                raise ValueError(f"has {key}, which only {known}, not {self.policy}")
         for name, detector in (("misses", "misses"), ("threshold", "phi")):
             if name in self.model_fields_set and self.detector != detector:
                 raise ValueError(f"has {name}, which only the detector {detector} knows, not {self.detector}")

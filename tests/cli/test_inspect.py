@@ -79,3 +79,15 @@ def test_a_csv_file_that_can_not_be_written(verb: Verb, tmp_path: Path) -> None:
 def test_help_does_not_wait_for_torch(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--help"]) == 0
     assert "MODEL_OR_FILE" in capsys.readouterr().out
+
+
+def test_what_may_be_left_out_is_shown_where_there_is_anything(verb: Verb, tmp_path: Path) -> None:
+    file = tmp_path / "cuts.csv"
+    code, text = verb("inspect", TINY, "--input", "1,3,32,32", "--analytic", "--csv", file)
+    assert code == 0, text
+    cuts = [row["last_op"] for row in from_csv(file.read_bytes()) if row["stream"]]
+    assert len(cuts) == 2 + 2 * 6  # behind the stem, its activation, and both operations of each block
+    assert f"may be left out (recovery: skip): {', '.join(cuts)}\n" in text
+    code, text = verb("inspect", "squeezenet1_1", "--input", "1,3,64,64", "--analytic")
+    assert code == 0, text
+    assert "left out" not in text

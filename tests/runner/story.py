@@ -53,6 +53,7 @@ class Story:
         kill_s: When the host of the last stage is killed; None for never.
         refused: Requests that the full queue turns away at once.
         zero_s: When the workload starts, on the clock of all events.
+        skips: Whether the last stage is left out then, rather than taken over by the spare host.
     """
 
     service_s: tuple[float, ...] = (0.05, 0.08)
@@ -60,6 +61,7 @@ class Story:
     kill_s: float | None = 1.03
     refused: frozenset[int] = frozenset()
     zero_s: float = 1000.0
+    skips: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -70,11 +72,17 @@ class Story:
         """What the checker looks at of the specification."""
         in_flight = 4 if not self.refused else 1
         workload = {"kind": "open", "in_flight": in_flight, "queue": 0 if self.refused else 64}
-        return {"dispatcher": "dispatcher", "workload": {**workload, "duration_s": self.duration_s, "deadline_s": None}}
+        return {
+            "dispatcher": "dispatcher",
+            "workload": {**workload, "duration_s": self.duration_s, "deadline_s": None},
+            "recovery": {"policy": "skip" if self.skips else "replan"},
+        }
 
     def hosts(self, epoch: int) -> tuple[str, ...]:
         names = tuple(f"node{number}" for number in range(1, len(self.service_s) + 1))
-        return names if epoch == 1 else (*names[:-1], "spare")
+        if epoch == 1:
+            return names
+        return names[:-1] if self.skips else (*names[:-1], "spare")
 
     def events(self) -> list[Event]:
         """Everything that the runner would have been told, in no order."""
@@ -95,6 +103,8 @@ class Story:
     def _deployed(self, epoch: int, adopted_s: float, active_s: float, reason: str) -> list[Event]:
         hosts = self.hosts(epoch)
         slowest = max(range(len(hosts)), key=lambda stage: self.service_s[stage])
+        end = 10 * len(self.service_s)
+        skipped = ((10 * len(hosts), end),) if 10 * len(hosts) < end else ()
         stages = tuple(
             PlannedStage(
                 stage=stage,
@@ -124,6 +134,7 @@ class Story:
                 bottleneck=f"compute on {hosts[slowest]}",
                 gap=0.0,
                 planning_s=0.002,
+                skipped=skipped,
             ),
             *(
                 StageDeployed(
@@ -132,7 +143,7 @@ class Story:
                 for stage, host in enumerate(hosts)
             ),
             EpochActive(t_s=active_s, epoch=epoch, replayed=0),
-            ServiceState(t_s=active_s, state="serving"),
+            ServiceState(t_s=active_s, state="degraded" if skipped else "serving"),
         ]
 
     def _killed(self, kill_s: float, fence_s: float, active_s: float) -> list[Event]:
@@ -176,7 +187,10 @@ class Story:
             attempts = 1 if submitted_s >= fence_s else 2
             rows = self._passed(id_, 2, max(active_s, submitted_s), free_s)
             done_s = rows[-1].sent_s + HOP_S
-            events += [*rows, _completed(id_, submitted_s, done_s, "ok", attempts, 2, self.hosts(2))]
+            done = _completed(id_, submitted_s, done_s, "ok", attempts, 2, self.hosts(2))
+            if self.skips:
+                done = dataclasses.replace(done, degraded=True, error=0.25, same_class=id_ % 2 == 0)
+            events += [*rows, done]
         return events
 
     def _passed(self, id_: int, epoch: int, since_s: float, free_s: list[float]) -> list[StageExecuted]:

@@ -89,6 +89,7 @@ def test_a_request_row_counts_from_the_start_of_the_workload() -> None:
         "attempts": 1,
         "epoch": 1,
         "path": "a b",
+        "degraded": False,
         "error_pct": None,
         "same_class": None,
     }

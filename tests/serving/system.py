@@ -114,6 +114,11 @@ class System:
         """The dispatcher's."""
         return self.folder / "storage" / DISPATCHER / "journal"
 
+    @property
+    def answers(self) -> Path:
+        """Where the client keeps degraded ones."""
+        return self.folder / "answers"
+
     def start_nodes(
         self,
         heartbeat_s: float = 0.1,
@@ -194,11 +199,13 @@ class System:
 
     def start_client(self, **workload: Any) -> None:
         samples = self.folder / "samples.safetensors"
+        self.answers.mkdir(exist_ok=True)
         self.samples.save(samples)
         config = {
             "dispatcher": self.addresses[DISPATCHER],
             "token": self.token,
             "samples": str(samples),
+            "answers": str(self.answers),
             "distinct": len(self.samples.inputs),
             "duration_s": 2.0,
             "drain_s": 20.0,

@@ -66,7 +66,7 @@ class Desk:
         self.pipeline = Line()
         self.client = self.connect()
         self.requests.fence(1)
-        self.requests.flow(self.pipeline)  # type: ignore[arg-type]
+        self.requests.flow(self.pipeline, degraded=False)  # type: ignore[arg-type]
 
     def note(self, text: str, topic: str = "") -> None:
         self.notes.append(text)
@@ -219,7 +219,7 @@ def test_what_an_earlier_dispatcher_had_left_is_computed_first() -> None:
     desk.requests.restore(left)
     assert desk.requests.fence(18) == 2
     pipeline = Line()
-    desk.requests.flow(pipeline)  # type: ignore[arg-type]
+    desk.requests.flow(pipeline, degraded=False)  # type: ignore[arg-type]
     assert pipeline.take(FrameKind.DATA) == [5, 6]
     desk.answer(5, epoch=1)
     assert desk.client.take(FrameKind.ANSWER) == []
