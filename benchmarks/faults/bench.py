@@ -41,7 +41,7 @@ class Bench:
         self._work = work
         self._progress = progress
         self._keep = keep
-        self._models: dict[tuple[str, int], Modelled] = {}
+        self._models: dict[tuple[str, str, int], Modelled] = {}
         self._options = Options(
             results=results,
             prepare=lambda experiment, _: self._prepare(experiment),
@@ -72,6 +72,7 @@ class Bench:
         if self._keep or judgement.outcome == FAILED:
             folder = str(result.folder)
             shutil.copy(experiment.source, result.folder / "experiment.yaml")
+            shutil.copy(self._work / RECORDING, result.folder)  # which it may name
         else:
             shutil.rmtree(result.folder)
         took_s = time.monotonic() - began_s
@@ -99,10 +100,10 @@ class Bench:
         plain = self._read(f"none-{seed}", experiment("none", POLICIES["replan"], seed, 1.0, []))
         plan = self._prepare(plain).plan
         slowest = max(plan.stages, key=lambda stage: stage.compute_s)
-        return First(tuple(stage.host for stage in plan.stages), slowest.host)
+        return First(tuple(dict.fromkeys(stage.host for stage in plan.stages)), slowest.host)
 
     def _prepare(self, experiment: Experiment) -> Prepared:
-        key = (str(experiment.model.name or experiment.model.module), experiment.seed)
+        key = (str(experiment.model.name or experiment.model.module), experiment.placement.codec, experiment.seed)
         known = self._models.get(key)
         if known is None:
             known = self._models[key] = model_of(experiment, self._progress)

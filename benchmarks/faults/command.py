@@ -10,9 +10,9 @@ it is unavailable, and why, and reject by their deadline what it can't answer.
     .venv/bin/python -m benchmarks.faults --list
 
 A cell that has passed, with the same settings, isn't run again: the matrix goes on where it was stopped. ``--quick``
-runs a drawn set of cells, always the same, that has every kind, and every target under every policy. Then
-come the bars of detection and recovery (:mod:`.bars`), in a CSV of their own beside the matrix's. Ends with 1 when a
-cell has failed, or a figure is over its bar.
+runs a drawn set of cells, always the same, that has every kind, and every target under every policy; ``--cells 130``
+has every pair of kind, target and policy. Then come the bars of detection and recovery (:mod:`.bars`), in a CSV of
+their own beside the matrix's. Ends with 1 when a cell has failed, or a figure is over its bar.
 """
 
 from __future__ import annotations
@@ -77,9 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench = Bench(given.results, Path(work), lambda text: print(text, file=sys.stderr), keep=given.keep)
             failed = _matrix(bench, wanted, given) if wanted else 0
             if "bars" in given.parts:
-                failed += _bars(
-                    bench, 1 if given.quick else BAR_RUNS, given.csv.with_name(f"{given.csv.stem}-bars.csv")
-                )
+                beside = given.csv.with_name(f"{given.csv.stem}-bars.csv")
+                failed += _bars(bench, 1 if given.quick else BAR_RUNS, beside)
     except TestbedError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -113,7 +112,7 @@ def _matrix(bench: Bench, wanted: Sequence[Cell], given: argparse.Namespace) -> 
 def _bars(bench: Bench, runs: int, path: Path) -> int:
     """Measure detection and recovery; returns how many figures are over their bars."""
     folders = {
-        name: [bench.measure(f"{name.replace(' ', '-')}-{number}", make()) for number in range(runs)]
+        name: [bench.measure(f"{name}-{number}", make()) for number in range(runs)]
         for name, make in bars.EXPERIMENTS.items()
     }
     rows: list[Row] = list(bars.rows(folders))
