@@ -47,10 +47,12 @@ class Ending:
     Attributes:
         because: None if it must be in service again.
         silent: Whether nobody is left who could say so, because the dispatcher is gone.
+        degraded: Whether it may still be without some operations, because hosts that it had are gone for good.
     """
 
     because: str | None = None
     silent: bool = False
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +148,4 @@ def ending(cell: Cell) -> Ending:
         return Ending("the dispatcher", silent=True)
     if policy.waits:
         return Ending("waiting for ")
-    return Ending("no host is left") if cell.kind == "all-kill" else Ending()
+    return Ending("no host is left") if cell.kind == "all-kill" else Ending(degraded=True)

@@ -42,6 +42,7 @@ POLICIES: Mapping[str, Policy] = {
     "restart": Policy({"policy": "restart", "wait": "1s", "otherwise": "unavailable"}, waits=True),
     "standby": Policy({"policy": "standby", "replicas": 1}),
     "adaptive": Policy({"policy": "replan", "adaptive": True}, adapts=True),
+    "skip": Policy({"policy": "skip"}),
 }
 
 

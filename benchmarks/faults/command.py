@@ -10,7 +10,7 @@ it is unavailable, and why, and reject by their deadline what it can't answer.
     .venv/bin/python -m benchmarks.faults --list
 
 A cell that has passed, with the same settings, isn't run again: the matrix goes on where it was stopped. ``--quick``
-runs a drawn set of cells, always the same, that has every kind, and every target under every policy; ``--cells 130``
+runs a drawn set of cells, always the same, that has every kind, and every target under every policy; ``--cells 150``
 has every pair of kind, target and policy. Then come the bars of detection and recovery (:mod:`.bars`), in a CSV of
 their own beside the matrix's. Ends with 1 when a cell has failed, or a figure is over its bar.
 """

@@ -53,7 +53,7 @@ def judge(folder: Path, wanted: Ending) -> Judgement:
     elif problem := _effects(tables):
         outcome, reason = FAILED, problem
     elif wanted.because is None:
-        outcome, reason = _in_service(tables)
+        outcome, reason = _in_service(tables, wanted)
     else:
         outcome, reason = _unavailable(tables, wanted)
     detections = [fault.detection_ms / 1e3 for fault in summary.faults if fault.detection_ms is not None]
@@ -77,13 +77,14 @@ def _effects(tables: Tables) -> str:
     return ""
 
 
-def _in_service(tables: Tables) -> tuple[str, str]:
+def _in_service(tables: Tables, wanted: Ending) -> tuple[str, str]:
     over_s = max(
         (t_s for line in tables["faults.csv"] for c in ("effective_s", "healed_s") if (t_s := line.maybe(c))),
         default=0.0,
     )
     last = _last_state(tables)
-    if last is None or last.text("state") != "serving":
+    legal = ("serving", "degraded") if wanted.degraded else ("serving",)
+    if last is None or last.text("state") not in legal:
         state = "nothing" if last is None else f"{last.text('state')}: {last.text('detail')}"
         return FAILED, f"it must be serving in the end, and it is {state}"
     if not any(line.number_of("completed_s") > over_s for line in _answered(tables)):

@@ -1,4 +1,8 @@
-"""A small residual network: 1.7 MB of weights in blocks that may be cut between, work enough to be worth splitting."""
+"""A small residual network: 1.7 MB of weights in blocks that may be cut between, work enough to be worth splitting.
+
+Activations come before the convolutions (He et al., Identity Mappings in Deep Residual Networks, ECCV 2016), so blocks
+only add to what passes them, and a stage of them may be left out.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ BLOCKS = 5
 
 
 class Residual(torch.nn.Module):
-    """Convolutions with a shortcut around each, as in ResNets; input ``[1, 3, 32, 32]``, output ``[1, 100]``."""
+    """Convolutions with a shortcut around each; input ``[1, 3, 32, 32]``, output ``[1, 100]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,10 +23,10 @@ class Residual(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Scores of 100 classes."""
-        x = torch.relu(self.stem(image))
+        x = self.stem(image)
         for layer in self.body:
-            x = torch.relu(layer(x) + x)
-        scores: torch.Tensor = self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+            x = layer(torch.relu(x)) + x
+        scores: torch.Tensor = self.head(torch.nn.functional.adaptive_avg_pool2d(torch.relu(x), 1).flatten(1))
         return scores
 
 
