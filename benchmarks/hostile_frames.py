@@ -59,12 +59,13 @@ def examples() -> tuple[Frame, ...]:
         "next_host": "node1",
         "next_address": ["127.0.0.1", 9],
         "program_bytes": 2,
+        "manifest_bytes": 2,
     }
     return (
         Frame(FrameKind.CHALLENGE, meta={"nonce": "00"}),
         Frame(FrameKind.HELLO, meta={"role": "data", "name": "x", "epoch": 1, "to": [], "nonce": "00", "mac": "00"}),
         Frame(FrameKind.WELCOME, meta={"host": "x", "mac": "00"}),
-        Frame(FrameKind.PREPARE, epoch, meta=prepare, payload=(b"{}[]",)),
+        Frame(FrameKind.PREPARE, epoch, meta={"stages": [prepare]}, payload=(b"{}[]",)),
         Frame(FrameKind.WANT, epoch, meta={"chunks": [chunk]}),
         Frame(FrameKind.CHUNK, epoch, meta={"chunk": chunk}, payload=(bytes(100),)),
         Frame(FrameKind.READY, epoch, meta={"bytes": 1, "transfer_s": 1.0}),

@@ -76,7 +76,10 @@ def demand(prepared: Prepared, shares: Mapping[str, float | None], *, delay_line
     cpu["the runner"] = RUNNER_SHARE
     if delay_line:
         cpu["the delay line"] = min(MOST_DELAY_SHARE, delayed_bps(prepared) * DELAY_SHARE_PER_BPS)
-    largest = max((stage.memory_bytes for stage in plan.stages), default=0)
+    taken: dict[str, int] = {}
+    for stage in plan.stages:
+        taken[stage.host] = taken.get(stage.host, 0) + stage.memory_bytes
+    largest = max(taken.values(), default=0)
     memory = {
         HOSTS: sum(
             largest if host.memory_bytes is None else host.memory_bytes

@@ -61,7 +61,7 @@ from testbed.emulation.cleaner import clean_run
 from testbed.emulation.lock import machine_lock
 from testbed.emulation.machine import Capabilities, capabilities, require
 from testbed.emulation.manifest import RunManifest
-from testbed.errors import EXIT_FAILED, EXIT_INVALID, EXIT_PASSED, ExperimentError, TestbedError, UsageError
+from testbed.errors import EXIT_FAILED, EXIT_INVALID, EXIT_PASSED, ExperimentError, TestbedError
 from testbed.serving.codecs import answer_error, is_lossless
 from testbed.serving.events import Event, Note, now_s
 from testbed.spec.experiment import Experiment
@@ -127,11 +127,6 @@ def run(experiment: Experiment, options: Options) -> Result:
         TestbedError: If it can't be run. An experiment that ran and failed is a result; one that failed before its
             workload began leaves its results, and raises.
     """
-    if experiment.placement.stages_per_host > 1:
-        raise UsageError(
-            "placement.stages_per_host: plans with several stages on a host can't be run yet, only made",
-            remedy="leave it out, or ask for the plan alone: python -m testbed plan FILE",
-        )
     with Interruptions() as interruptions, machine_lock(experiment.name):
         with interruptions.allowed():
             prepared = options.prepare(experiment, options.progress)

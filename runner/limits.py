@@ -48,12 +48,12 @@ def period_s(share: float, service_s: float) -> float:
 
 
 def duties(prepared: Prepared) -> dict[str, Duty]:
-    """What each worker computes: its stage of the first plan, and for a spare host the longest of them."""
-    stages = {stage.host: stage for stage in prepared.plan.stages}
-    longest = max(prepared.plan.stages, key=lambda stage: sum(prepared.op_seconds[stage.first_op : stage.last_op]))
+    """What each worker computes: its (longest) stage of the first plan, and for a spare host the longest of all."""
+    by_length = sorted(prepared.plan.stages, key=lambda stage: sum(prepared.op_seconds[stage.first_op : stage.last_op]))
+    stages = {stage.host: stage for stage in by_length}
     found = {}
     for host in prepared.experiment.workers:
-        stage = stages.get(host, longest)
+        stage = stages.get(host, by_length[-1])
         core_s = sum(prepared.op_seconds[stage.first_op : stage.last_op])
         found[host] = Duty(stage.first_op, stage.last_op, core_s)
     return found

@@ -70,27 +70,29 @@ def judge(checks: Iterable[Check]) -> Verdict:
 def checks_of_stages(events: Sequence[Event], bars: VerdictSpec = DEFAULTS) -> list[Check]:
     """Did each host compute at its speed? Of the first plan, whose times come from the calibration of the model.
 
-    Hosts that ran their stage fewer than five times tell nothing.
+    Stages that ran fewer than five times tell nothing.
     """
     end = tables.end_s(events)
     first = next((event for event in events if isinstance(event, PlanAdopted)), None)
     if first is None:
         return []
-    found: dict[str, list[StageExecuted]] = {}
+    found: dict[int, list[StageExecuted]] = {}
     for event in events:
         if isinstance(event, StageExecuted) and event.epoch == first.epoch:
-            found.setdefault(event.host, []).append(event)
+            found.setdefault(event.stage, []).append(event)
     checks = []
     fits: dict[str, list[QuotaFitted]] = {}
     for event in events:
         if isinstance(event, QuotaFitted):
             fits.setdefault(event.host, []).append(event)
+    # Quotas are fitted to the longest stage of each host.
+    fitted = {stage.host: stage for stage in sorted(first.stages, key=lambda stage: stage.compute_s)}
     for stage in first.stages:
-        if stage.host in fits and stage.compute_s > 0:
+        if stage.host in fits and stage.compute_s > 0 and stage is fitted[stage.host]:
             last = fits[stage.host][-1]
             under_it = [fit.service_s for fit in fits[stage.host] if fit.quota_cpu_share == last.quota_cpu_share]
             checks.append(check_service_time(last.t_s, stage.host, stage.compute_s, fmean(under_it), bars))
-        ran = found.get(stage.host, [])
+        ran = found.get(stage.stage, [])
         if len(ran) < 5 or stage.compute_s <= 0:
             continue
         took_s = math.fsum(event.finished_s - event.started_s for event in ran)

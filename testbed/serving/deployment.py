@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from testbed.errors import ProtocolError
 from testbed.planning.plan import Assignment, Plan, Stage
 from testbed.serving.events import PlanAdopted, PlannedStage, now_s
-from testbed.serving.package import Package, Parcel
+from testbed.serving.package import Package
 from testbed.serving.wire import Frame, FrameKind
 
 
@@ -26,64 +26,73 @@ class Deployment:
         self.plan = plan
         self.started_s = now_s()
         self._package = package
-        self._stages = {stage.host: stage for stage in plan.stages}
-        self._parcels: dict[str, Parcel] = {
-            stage.host: package.parcel(stage.first_op, stage.last_op) for stage in plan.stages
-        }
-        self._sent_bytes = dict.fromkeys(self._stages, 0)
-        self._waiting = set(self._stages)
+        self._parcels = [package.parcel(stage.first_op, stage.last_op) for stage in plan.stages]
+        self._sent_bytes = [0] * len(plan.stages)
+        self._waiting = set(self.hosts)
 
     @property
     def hosts(self) -> frozenset[str]:
         """Hosts of the plan."""
-        return frozenset(self._stages)
+        return frozenset(stage.host for stage in self.plan.stages)
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
         """The plan's decision."""
         return tuple(Assignment(stage.host, stage.first, stage.last) for stage in self.plan.stages)
 
-    def stage_of(self, host: str) -> Stage:
-        """The stage on a host."""
-        return self._stages[host]
+    def stages_of(self, host: str) -> tuple[Stage, ...]:
+        """The stages on a host, in the pipeline's order."""
+        return tuple(stage for stage in self.plan.stages if stage.host == host)
 
-    def sent_bytes(self, host: str) -> int:
-        """Bytes of program and weights that were sent to a host so far."""
-        return self._sent_bytes[host]
+    def sent_bytes(self, stage: int) -> int:
+        """Bytes of program and weights that were sent for a stage so far."""
+        return self._sent_bytes[stage]
 
-    def prepare(self, host: str, next_host: str, next_address: tuple[str, int]) -> Frame:
-        """The frame that announces its stage to a host, which answers with the chunks it lacks."""
-        parcel = self._parcels[host]
-        manifest = parcel.manifest.to_json()
-        self._sent_bytes[host] += len(parcel.program) + len(manifest)
-        stage = self._stages[host]
-        meta = {
-            "stage": stage.index,
-            "first_op": stage.first_op,
-            "last_op": stage.last_op,
-            "next_host": next_host,
-            "next_address": list(next_address),
-            "program_bytes": len(parcel.program),
-        }
-        return Frame(FrameKind.PREPARE, self.epoch, meta=meta, payload=(parcel.program, manifest))
+    def prepare(self, host: str, addresses: Mapping[str, tuple[str, int]], dispatcher: str) -> Frame:
+        """The frame that announces its stages to a host, which answers with the chunks it lacks."""
+        following = [*(stage.host for stage in self.plan.stages[1:]), dispatcher]
+        told, payload = [], []
+        for stage in self.stages_of(host):
+            parcel = self._parcels[stage.index]
+            manifest = parcel.manifest.to_json()
+            self._sent_bytes[stage.index] += len(parcel.program) + len(manifest)
+            payload += [parcel.program, manifest]
+            next_host = following[stage.index]
+            told.append(
+                {
+                    "stage": stage.index,
+                    "first_op": stage.first_op,
+                    "last_op": stage.last_op,
+                    "next_host": next_host,
+                    "next_address": list(addresses[next_host]),
+                    "program_bytes": len(parcel.program),
+                    "manifest_bytes": len(manifest),
+                }
+            )
+        return Frame(FrameKind.PREPARE, self.epoch, meta={"stages": told}, payload=payload)
 
     def chunks(self, host: str, wanted: Any) -> Iterator[Frame]:
         """The frames of the chunks that a host lacks, each read when its turn comes.
 
         Raises:
-            ProtocolError: If it asks for anything but chunks of its stage.
+            ProtocolError: If it asks for anything but chunks of its stages.
         """
-        legal = frozenset(self._parcels[host].chunk_ids)
+        # What two stages of a host read is sent once, and counts as the first one's.
+        stages = {
+            chunk_id: stage.index
+            for stage in reversed(self.stages_of(host))
+            for chunk_id in self._parcels[stage.index].chunk_ids
+        }
         if not isinstance(wanted, list) or not all(isinstance(chunk_id, str) for chunk_id in wanted):
             raise ProtocolError("a list of chunks was expected")
-        if not legal.issuperset(wanted):
-            raise ProtocolError("asks for chunks that are not of its stage")
-        return self._read_chunks(host, wanted)
+        if not stages.keys() >= set(wanted):
+            raise ProtocolError("asks for chunks that are not of its stages")
+        return self._read_chunks(wanted, stages)
 
-    def _read_chunks(self, host: str, wanted: list[str]) -> Iterator[Frame]:
+    def _read_chunks(self, wanted: list[str], stages: Mapping[str, int]) -> Iterator[Frame]:
         for chunk_id in wanted:
             data = self._package.chunk(chunk_id)
-            self._sent_bytes[host] += len(data)
+            self._sent_bytes[stages[chunk_id]] += len(data)
             yield Frame(FrameKind.CHUNK, self.epoch, meta={"chunk": chunk_id}, payload=(data,))
 
     @property

@@ -1,8 +1,9 @@
 """The partition server: what runs on every emulated host that may hold a stage.
 
-One control connection comes from the dispatcher and carries stages; one data connection comes from the stage before
-and carries tensors. Between them stand three threads with two bounded mailboxes: receive → compute → send. A slow
-next hop fills them and so stops the reading.
+One control connection comes from the dispatcher and carries stages; a data connection comes from the stage before each
+of them and carries tensors. A stage has threads that receive and send, one thread computes for all stages, and between
+them stand bounded queues (:mod:`testbed.serving.intake`): receive → compute → send. A slow next hop fills them and so
+stops the reading.
 
 A node serves one epoch at a time. Preparing a new one ends the old one first, because a small host has no memory for
 both; frames of any other epoch are dropped.
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,36 +27,23 @@ import torch
 from testbed.errors import ProtocolError
 from testbed.model.executor import StageExecutor
 from testbed.serving.allocator import keep_freed_memory, release_freed_memory
-from testbed.serving.assembly import Assembly
+from testbed.serving.assembly import Assembly, Shipment
 from testbed.serving.auth import Greeting
 from testbed.serving.computing import Stage, StageRun, computing_of
 from testbed.serving.connection import Arrival, Listener, Writer, arrivals, connect
 from testbed.serving.detector import Heart, Pulse
 from testbed.serving.events import OutputMismatch, Reporter, ServerListening, StageExecuted, StorageTrouble, now_s
 from testbed.serving.inlets import Inlets
+from testbed.serving.intake import OUTBOX_DEPTH, Intake, Slot
 from testbed.serving.larder import stock
-from testbed.serving.mailbox import Closed, Mailbox
+from testbed.serving.mailbox import Closed
 from testbed.serving.notes import Notes
 from testbed.serving.process import NodeConfig, reporter
 from testbed.serving.store import ChunkStore, StorageFull
 from testbed.serving.wire import Frame, FrameKind, Limits
 
-INBOX_DEPTH = 2
-OUTBOX_DEPTH = 2
 SWITCH_INTERVAL_S = 5e-4
 NODE_LIMITS = Limits(meta_bytes=1 << 20, payload_bytes=1 << 30)
-
-
-@dataclass(slots=True)
-class Slot:
-    """The stage that a node serves in an epoch; ``index`` is its place in the pipeline."""
-
-    epoch: int
-    index: int
-    stage: Stage
-    next_host: str
-    writer: Writer | None = None
-    cut_off: bool = False
 
 
 @dataclass(slots=True)
@@ -75,8 +63,7 @@ class Node:
         self._note = Notes(report, config.host)
         self._computing = computing_of(config.pace, config.outputs, self._note)
         self._store = ChunkStore(config.store, config.storage_bytes, self._tell_of_storage)
-        self._inbox: Mailbox[Arrival] = Mailbox(INBOX_DEPTH)
-        self._slot: Slot | None = None
+        self._intake = Intake()
         self._control: Writer | None = None
         self._inlets = Inlets()
         self._start = secrets.token_bytes(8)
@@ -105,18 +92,18 @@ class Node:
         self._report(ServerListening(t_s=now_s(), host=self._config.host, port=listener.port))
         with torch.inference_mode():
             while True:
-                self._compute(self._inbox.get())
+                self._compute(*self._intake.take())
 
     def _tell_of_storage(self, detail: str, over: bool) -> None:
         self._report(StorageTrouble(t_s=now_s(), host=self._config.host, detail=detail, over=over))
 
     def _feel(self) -> Pulse:
         """What to tell with the next heartbeat; notices, too, when nothing gets through to the next hop."""
-        slot = self._slot
-        writer = None if slot is None else slot.writer
-        if slot is not None and writer is not None and not slot.cut_off and writer.cut_off:
-            slot.cut_off = True
-            self._fail(slot.epoch, f"{slot.next_host} acknowledges nothing", slot.next_host)
+        for slot in self._intake.slots:
+            writer = slot.writer
+            if writer is not None and not slot.cut_off and writer.cut_off:
+                slot.cut_off = True
+                self._fail(slot.epoch, f"{slot.next_host} acknowledges nothing", slot.next_host)
         busy_since_s = self._busy_since_s
         busy_s = 0.0 if busy_since_s is None else now_s() - busy_since_s
         return Pulse(busy_s, self._inlets.heard(self._config.heartbeat_s))
@@ -128,24 +115,32 @@ class Node:
             for arrival in arrivals(connection, NODE_LIMITS):
                 if arrival.frame.kind is not FrameKind.DATA:
                     raise ProtocolError(f"{arrival.frame.kind.name} on a data connection")
-                self._inbox.put(arrival)
+                if not self._intake.put(arrival):
+                    self._drop(arrival.frame)
 
-    def _compute(self, arrival: Arrival) -> None:
+    def _drop(self, frame: Frame) -> None:
+        self._note(f"dropped request {frame.request_id} of epoch {frame.epoch}", "dropped")
+
+    def _compute(self, arrival: Arrival, since_s: float) -> None:
         with self._at_work:
-            self._run_stage(arrival)
+            slot = self._intake.slot_for(arrival)
+            writer = None if slot is None else slot.writer  # the control thread may end the epoch at any moment
+            if slot is None or writer is None:
+                self._drop(arrival.frame)
+            elif (output := self._run_stage(slot, arrival, since_s)) is None:
+                self._intake.sent(slot.epoch, slot.index)
+            else:
+                self._hand_on(slot, writer, output)
 
-    def _run_stage(self, arrival: Arrival) -> None:
-        frame, slot = arrival.frame, self._slot
-        writer = None if slot is None else slot.writer  # the control thread may end the epoch at any moment
-        if slot is None or writer is None or frame.epoch != slot.epoch:
-            self._note(f"dropped request {frame.request_id} of epoch {frame.epoch}", "dropped")
-            return
+    def _run_stage(self, slot: Slot, arrival: Arrival, since_s: float) -> Output | None:
+        """What a stage makes of a request, which could have been computed since then; None if it fails."""
+        frame = arrival.frame
         self._busy_since_s = now_s()
         try:
-            ran = self._computing.run(slot.stage, frame, arrival.received_s)
+            ran = self._computing.run(slot.stage, frame, since_s)
         except ProtocolError as error:
             self._fail(slot.epoch, f"request {frame.request_id} failed in stage {slot.index}: {error}")
-            return
+            return None
         finally:
             self._busy_since_s = None
         finished_s = now_s()
@@ -161,11 +156,13 @@ class Node:
             "finished_s": finished_s,
         }
         meta = {"tensors": ran.tensors, "hops": [*frame.meta.get("hops", ()), hop]}
-        output = Output(FrameKind.DATA, slot.epoch, frame.request_id, meta, ran.payload, ran.computed, ran.overshoot_s)
+        return Output(FrameKind.DATA, slot.epoch, frame.request_id, meta, ran.payload, ran.computed, ran.overshoot_s)
+
+    def _hand_on(self, slot: Slot, writer: Writer, output: Output) -> None:
         try:
             writer.put(output)
         except Closed:
-            self._note(f"request {frame.request_id} has nowhere to go: the next hop of epoch {slot.epoch} has gone")
+            self._note(f"request {output.request_id} has nowhere to go: the next hop of epoch {slot.epoch} has gone")
 
     def _compare(self, slot: Slot, frame: Frame, ran: StageRun) -> None:
         if ran.mismatch:
@@ -177,6 +174,7 @@ class Node:
 
     def _on_sent(self, frame: Frame, began_s: float, ended_s: float) -> None:
         hop = frame.meta["hops"][-1]
+        self._intake.sent(frame.epoch, hop["stage"])
         self._report(
             StageExecuted(
                 t_s=ended_s,
@@ -213,7 +211,7 @@ class Node:
 
     def _obey(self, connection: socket.socket, writer: Writer) -> None:
         """Take stages; an illegal one ends the connection, of one that this host can't hold the dispatcher is told."""
-        assembly: Assembly | None = None
+        shipment: Shipment | None = None
         for arrival in arrivals(connection, NODE_LIMITS):
             frame = arrival.frame
             if self._control is not writer:
@@ -221,82 +219,101 @@ class Node:
             try:
                 match frame.kind:
                     case FrameKind.PREPARE:
-                        assembly = self._prepare(frame, writer)
-                    case FrameKind.CHUNK if assembly is not None and frame.epoch == assembly.epoch:
-                        assembly.add(arrival)
+                        shipment = self._prepare(frame, writer)
+                    case FrameKind.CHUNK if shipment is not None and frame.epoch == shipment.epoch:
+                        shipment.add(arrival)
                     case FrameKind.CHUNK:
                         continue  # of a deployment that a newer one has replaced
                     case FrameKind.FENCED:
                         self._retire(frame.epoch)
-                        if assembly is not None and assembly.epoch < frame.epoch:
-                            assembly = None
+                        if shipment is not None and shipment.epoch < frame.epoch:
+                            shipment = None
                     case FrameKind.RELEASED:
                         self._released.set()
                     case _:
                         raise ProtocolError(f"{frame.kind.name} on a control connection")
-                if assembly is not None and assembly.complete:
-                    self._activate(assembly, writer)
-                    assembly = None
+                if shipment is not None and shipment.complete:
+                    self._activate(shipment, writer)
+                    shipment = None
             except ProtocolError as error:
                 self._refuse(writer, frame.epoch, str(error))
                 raise
             except (OSError, StorageFull, RuntimeError, MemoryError) as error:
                 self._fail(frame.epoch, str(error))
-                assembly = None
+                shipment = None
 
     def _tell_holdings(self, writer: Writer) -> None:
         writer.put(Frame(FrameKind.HOLDINGS, self._inlets.epoch, meta={"chunks": sorted(self._store.holdings())}))
 
-    def _prepare(self, frame: Frame, writer: Writer) -> Assembly | None:
-        """Start to put a stage together; None if the node holds that very stage already."""
+    def _prepare(self, frame: Frame, writer: Writer) -> Shipment:
+        """Start to put stages together; of those that are the same as one that the node holds, that one serves on."""
         self._retire(frame.epoch)
-        assembly = Assembly(frame, self._store)
-        slot = self._slot
-        if slot is not None and slot.stage.digest == assembly.digest:
-            self._link(assembly, slot.stage.executor, {}, writer)
-            return None
-        # What is being computed holds the old stage to its end, and there is no memory for two.
-        with self._at_work:
-            self._slot = None
-        gc.collect()
-        release_freed_memory()
-        writer.put(Frame(FrameKind.WANT, assembly.epoch, meta={"chunks": assembly.begin()}))
-        return assembly
+        shipment = Shipment(frame, self._store)
+        held = {slot.stage.digest: slot.stage.executor for slot in self._intake.slots}
+        for assembly in shipment.stages:
+            assembly.executor = held.get(assembly.digest)
+        if not shipment.held or held.keys() - {assembly.digest for assembly in shipment.stages}:
+            held.clear()
+            # What is being computed holds an old stage to its end, and there is no memory for that and a new one.
+            with self._at_work:
+                self._intake.serve(())
+            gc.collect()
+            release_freed_memory()
+        missing = shipment.begin()
+        if not shipment.held:
+            writer.put(Frame(FrameKind.WANT, shipment.epoch, meta={"chunks": missing}))
+        return shipment
 
-    def _activate(self, assembly: Assembly, writer: Writer) -> None:
+    def _activate(self, shipment: Shipment, writer: Writer) -> None:
+        """Make the stages ready, connect each to its next hop, then serve."""
+        executors = [assembly.executor or self._warm(assembly) for assembly in shipment.stages]
+        slots: list[Slot] = []
+        for assembly, executor in zip(shipment.stages, executors, strict=True):
+            slot = self._linked(assembly, executor)
+            if slot is None:
+                break
+            slots.append(slot)
+        with self._lock:
+            # A dispatcher that was started again may have begun another epoch meanwhile.
+            serves = len(slots) == len(executors) and shipment.epoch >= self._inlets.epoch
+            if serves:
+                self._intake.serve(slots)
+        if serves:
+            self._tell_holdings(writer)
+            writer.put(Frame(FrameKind.READY, shipment.epoch, meta=shipment.received()))
+            return
+        for slot in slots:
+            if slot.writer is not None:
+                slot.writer.close()
+
+    def _warm(self, assembly: Assembly) -> StageExecutor:
         executor = StageExecutor(assembly.program, assembly.weights())
         release_freed_memory()  # the chunks' buffers
         # The first run of a stage takes several times as long as the others: kernels are chosen, memory is faulted in.
         # A stage that says it is ready has that behind it.
         executor.run([torch.zeros(spec.shape, dtype=spec.torch_dtype) for spec in assembly.program.inputs])
-        self._link(assembly, executor, assembly.received(), writer)
+        return executor
 
-    def _link(self, assembly: Assembly, executor: StageExecutor, received: Mapping[str, Any], writer: Writer) -> None:
-        """Connect to the next hop, then serve."""
+    def _linked(self, assembly: Assembly, executor: StageExecutor) -> Slot | None:
+        """A stage with a connection to its next hop; None, and the dispatcher is told, where there can't be one."""
         greeting = Greeting("data", self._config.host, assembly.epoch)
         try:
             connection, _ = connect(assembly.next_address, self._config.token, greeting, self._config.patience)
         except (OSError, ProtocolError) as error:
             self._fail(assembly.epoch, f"can't reach {assembly.next_host}: {error}", suspect=assembly.next_host)
-            return
+            return None
         stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest, self._config.codec)
         slot = Slot(assembly.epoch, assembly.stage, stage, assembly.next_host)
         slot.writer = Writer(
             connection,
             depth=OUTBOX_DEPTH,
-            name=f"epoch {assembly.epoch}",
+            name=f"stage {assembly.stage} of epoch {assembly.epoch}",
             on_sent=self._on_sent,
             on_error=lambda error: self._fail(
                 assembly.epoch, f"nothing more can be sent to {assembly.next_host}: {error}", assembly.next_host
             ),
         )
-        with self._lock:
-            if assembly.epoch < self._inlets.epoch:
-                slot.writer.close()
-                return  # a dispatcher that was started again has begun another epoch meanwhile
-            self._slot = slot
-        self._tell_holdings(writer)
-        writer.put(Frame(FrameKind.READY, assembly.epoch, meta=received))
+        return slot
 
     def _serve_storage(self, connection: socket.socket, greeting: Greeting) -> None:
         def stocked() -> None:
@@ -307,11 +324,8 @@ class Node:
         stock(connection, self._store, NODE_LIMITS, stocked)
 
     def _retire(self, epoch: int) -> None:
-        """End the traffic of earlier epochs; the stage itself stays until it is known whether it is needed."""
-        slot = self._slot
-        if slot is not None and slot.epoch < epoch and slot.writer is not None:
-            slot.writer.close()
-            slot.writer = None
+        """End the traffic of earlier epochs; the stages stay until it is known whether they are needed."""
+        self._intake.retire(epoch)
         self._inlets.fence(epoch)
 
     # Leaving ---------------------------------------------------------------------------------------------------------

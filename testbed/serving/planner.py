@@ -28,6 +28,9 @@ from testbed.serving.process import DispatcherConfig
 from testbed.serving.recovery import TOLERANCE, Lacks, moved_bytes, pays, replan, transfer_s
 from testbed.serving.skipping import bridge, left_out_s
 
+HURRY_S = 1.0
+"""Where hosts may hold several stages a proof may take long, and requests would wait: the best plan so far serves."""
+
 
 def lacks_of(problem: Problem, package: Package, holdings: Mapping[str, Collection[str]]) -> Lacks:
     """For each host, of each segment the bytes of chunks that it doesn't hold.
@@ -84,7 +87,8 @@ class Planner:
         since_s = now - policy.horizon_s if policy.adaptive else -math.inf
         problem = self.estimates.problem(self._nodes.usable(), since_s)
         paths = {pair: path for pair, path in problem.paths.items() if pair not in self._broken}
-        return dataclasses.replace(problem, paths=paths)
+        limit_s = min(problem.time_limit_s, HURRY_S) if problem.stages_per_host > 1 else problem.time_limit_s
+        return dataclasses.replace(problem, paths=paths, time_limit_s=limit_s)
 
     def priced(self, decision: Sequence[Assignment]) -> Plan:
         """A decision with what is expected of it now."""
@@ -113,10 +117,9 @@ class Planner:
             self.estimates.observe_transfer(source, self._config.host, frame.payload_bytes * 8, arrival.transfer_s)
 
     def toils(self, plan: Plan, host: str, busy_s: float) -> None:
-        """A host has been at its stage for that long, and isn't done."""
-        for stage in plan.stages:
-            if stage.host == host:
-                self.estimates.observe_compute(host, stage.first, stage.last, busy_s)
+        """A host has been at a stage for that long, and isn't done; at which of its stages, it doesn't tell."""
+        longest = max((stage for stage in plan.stages if stage.host == host), key=lambda stage: stage.compute_s)
+        self.estimates.observe_compute(host, longest.first, longest.last, busy_s)
 
     # Drift -----------------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from testbed.planning.evaluate import evaluate, stage_weights_bytes, violations
 from testbed.planning.plan import Assignment, Plan, Strategy
-from testbed.planning.problem import Problem
+from testbed.planning.problem import Problem, Worker
 
 TOLERANCE = 0.05
 """A plan this much slower than the best one is preferred when it moves fewer bytes."""
@@ -46,10 +46,13 @@ def transfer_s(problem: Problem, lacks: Lacks, assignments: Sequence[Assignment]
     source = problem.dispatcher
     rates = [path.rate_bps for (origin, _), path in problem.paths.items() if origin == source]
     shared_s = moved_bytes(problem, lacks, assignments) * 8 / max(rates, default=math.inf)
+    bits: dict[str, int] = {}
+    for at in assignments:
+        bits[at.host] = bits.get(at.host, 0) + _lacked_bytes(problem, lacks, at) * 8
     own_s = [
-        bits / rate if (rate := problem.paths[source, at.host].rate_bps) else math.inf
-        for at in assignments
-        if (bits := _lacked_bytes(problem, lacks, at) * 8) and (source, at.host) in problem.paths
+        lacked / rate if (rate := problem.paths[source, host].rate_bps) else math.inf
+        for host, lacked in bits.items()
+        if lacked and (source, host) in problem.paths
     ]
     return max([shared_s, *own_s])
 
@@ -68,25 +71,26 @@ def pays(bottleneck_s: float, plan: Plan, move_s: float, horizon_s: float, gain:
 
 
 def _relabellings(problem: Problem, assignments: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
-    """The same cuts on other hosts, as many as are worth trying."""
+    """The same cuts on other hosts, as many as are worth trying; what one host has, another one gets."""
     names = [worker.name for worker in problem.workers]
-    for hosts in itertools.islice(itertools.permutations(names, len(assignments)), MAX_RELABELLINGS):
-        yield tuple(
-            dataclasses.replace(assignment, host=host) for assignment, host in zip(assignments, hosts, strict=True)
-        )
+    present = list(dict.fromkeys(at.host for at in assignments))
+    for hosts in itertools.islice(itertools.permutations(names, len(present)), MAX_RELABELLINGS):
+        yield _moved(assignments, dict(zip(present, hosts, strict=True)))
+
+
+def _moved(assignments: Sequence[Assignment], to: Mapping[str, str]) -> tuple[Assignment, ...]:
+    """The decision with all stages of some hosts on others."""
+    return tuple(dataclasses.replace(at, host=to.get(at.host, at.host)) for at in assignments)
 
 
 def _patched(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
     """The previous decision with each lost host replaced by one that is free."""
     live = [worker.name for worker in problem.workers]
-    lost = [index for index, assignment in enumerate(previous) if assignment.host not in live]
-    used = {assignment.host for assignment in previous}
+    used = {at.host for at in previous}
+    lost = list(dict.fromkeys(at.host for at in previous if at.host not in live))
     free = [name for name in live if name not in used]
     for hosts in itertools.islice(itertools.permutations(free, len(lost)), MAX_RELABELLINGS):
-        patched = list(previous)
-        for index, host in zip(lost, hosts, strict=True):
-            patched[index] = dataclasses.replace(patched[index], host=host)
-        yield tuple(patched)
+        yield _moved(previous, dict(zip(lost, hosts, strict=True)))
 
 
 def _merged(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
@@ -101,10 +105,21 @@ def _merged(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple[
         return
     for cuts in itertools.islice(itertools.product(*gaps), MAX_RELABELLINGS):
         bounds = [0, *cuts, problem.chain.segments]
-        yield tuple(
+        yield _joined(
             Assignment(at.host, first, last)
             for at, (first, last) in zip(survivors, itertools.pairwise(bounds), strict=True)
         )
+
+
+def _joined(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
+    """The decision with stages of one host that follow each other as one."""
+    found: list[Assignment] = []
+    for at in assignments:
+        if found and found[-1].host == at.host:
+            found[-1] = dataclasses.replace(found[-1], last=at.last)
+        else:
+            found.append(at)
+    return tuple(found)
 
 
 def replan(
@@ -155,12 +170,9 @@ def standbys(problem: Problem, decision: Sequence[Assignment], replicas: int) ->
     Returns:
         For each keeping host the stages, as the decision has them.
     """
-    busy = {at.host: at for at in decision}
+    busy = {worker.name: [at for at in decision if at.host == worker.name] for worker in problem.workers}
     used = {
-        worker.name: stage_weights_bytes(problem, busy[worker.name].first, busy[worker.name].last)
-        if worker.name in busy
-        else 0
-        for worker in problem.workers
+        host: sum(stage_weights_bytes(problem, at.first, at.last) for at in stages) for host, stages in busy.items()
     }
     extra = dict.fromkeys(used, 0)
     kept: dict[str, list[Assignment]] = {}
@@ -169,12 +181,12 @@ def standbys(problem: Problem, decision: Sequence[Assignment], replicas: int) ->
             weights_bytes = stage_weights_bytes(problem, at.first, at.last)
             beside = {decision[near].host for near in (index - 1, index + 1) if 0 <= near < len(decision)}
             fit = [
-                (worker.name in busy, extra[worker.name], position, worker.name)
+                (bool(busy[worker.name]), extra[worker.name], position, worker.name)
                 for position, worker in enumerate(problem.workers)
-                if (worker.name not in busy or worker.name in beside)
+                if (not busy[worker.name] or worker.name in beside)
                 and at not in kept.get(worker.name, ())
                 and (worker.storage_bytes is None or used[worker.name] + weights_bytes <= worker.storage_bytes)
-                and _could_run(problem, worker.name, at, busy.get(worker.name))
+                and _could_run(problem, worker, [at, *busy[worker.name]])
             ]
             if fit:
                 host = min(fit)[-1]
@@ -184,10 +196,8 @@ def standbys(problem: Problem, decision: Sequence[Assignment], replicas: int) ->
     return {host: tuple(stages) for host, stages in kept.items()}
 
 
-def _could_run(problem: Problem, host: str, at: Assignment, own: Assignment | None) -> bool:
-    """Whether a host has memory for a stage, joined to its own one if it has one."""
-    worker = next(worker for worker in problem.workers if worker.name == host)
-    first, last = (at.first, at.last) if own is None else (min(at.first, own.first), max(at.last, own.last))
-    activations = max(problem.chain.activation_bytes[first:last], default=0)
-    memory_bytes = stage_weights_bytes(problem, first, last) + activations + worker.overhead_bytes
-    return worker.memory_bytes is None or memory_bytes <= worker.memory_bytes
+def _could_run(problem: Problem, worker: Worker, stages: Sequence[Assignment]) -> bool:
+    """Whether a host has memory for stages, those that follow each other as one."""
+    weights_bytes = sum(stage_weights_bytes(problem, at.first, at.last) for at in stages)
+    activations = max(max(problem.chain.activation_bytes[at.first : at.last], default=0) for at in stages)
+    return worker.memory_bytes is None or weights_bytes + activations + worker.overhead_bytes <= worker.memory_bytes

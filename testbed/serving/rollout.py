@@ -1,4 +1,4 @@
-"""Bringing a plan to its hosts: each is told its stage, sent the weights that it lacks, and heard to be ready.
+"""Bringing a plan to its hosts: each is told its stages, sent the weights that it lacks, and heard to be ready.
 
 A part of the dispatcher: everything here runs on its one controlling thread.
 """
@@ -51,12 +51,11 @@ class Rollout:
         report(adopted(epoch, plan, reason))
         self.deployment = Deployment(epoch, plan, config.package)
         addresses = {**config.nodes, config.host: config.address}
-        hosts = [stage.host for stage in plan.stages]
-        for host, next_host in zip(hosts, [*hosts[1:], config.host], strict=True):
-            nodes.send(host, self.deployment.prepare(host, next_host, addresses[next_host]))
+        for host in dict.fromkeys(stage.host for stage in plan.stages):
+            nodes.send(host, self.deployment.prepare(host, addresses, config.host))
 
     def take(self, host: str, frame: Frame) -> None:
-        """Take what one of the plan's hosts says of its stage.
+        """Take what one of the plan's hosts says of its stages.
 
         Raises:
             ProtocolError: If it isn't something that it may say.
@@ -74,16 +73,17 @@ class Rollout:
 
     def _ready(self, host: str) -> None:
         config, deployment = self._config, self.deployment
-        self._report(
-            StageDeployed(
-                t_s=now_s(),
-                epoch=deployment.epoch,
-                stage=deployment.stage_of(host).index,
-                host=host,
-                started_s=deployment.started_s,
-                bytes_sent=deployment.sent_bytes(host),
+        for stage in deployment.stages_of(host):
+            self._report(
+                StageDeployed(
+                    t_s=now_s(),
+                    epoch=deployment.epoch,
+                    stage=stage.index,
+                    host=host,
+                    started_s=deployment.started_s,
+                    bytes_sent=deployment.sent_bytes(stage.index),
+                )
             )
-        )
         if deployment.ready(host):
             first = deployment.plan.stages[0].host
             open_pipeline(

@@ -103,9 +103,29 @@ _HOP: Mapping[str, Check] = {
 }
 
 
+_STAGE: Mapping[str, Check] = {
+    "stage": is_count,
+    "first_op": is_count,
+    "last_op": is_count,
+    "next_host": is_text,
+    "next_address": is_endpoint,
+    "program_bytes": is_count,
+    "manifest_bytes": is_count,
+}
+
+
+def _has(value: Any, checks: Mapping[str, Check]) -> bool:
+    return isinstance(value, dict) and all(key in value and check(value[key]) for key, check in checks.items())
+
+
 def is_hop(value: Any) -> bool:
     """What a node tells of a request that passed it."""
-    return isinstance(value, dict) and all(key in value and check(value[key]) for key, check in _HOP.items())
+    return _has(value, _HOP)
+
+
+def is_stage(value: Any) -> bool:
+    """What a node is told of a stage that it is to serve."""
+    return _has(value, _STAGE)
 
 
 def is_sizes(value: Any) -> bool:
@@ -117,17 +137,7 @@ SHAPES: Mapping[FrameKind, Shape] = {
     FrameKind.CHALLENGE: Shape({"nonce": is_text}),
     FrameKind.HELLO: Shape({"role": is_text, "name": is_text, "epoch": is_count, "mac": is_text}),
     FrameKind.WELCOME: Shape({"mac": is_text}),
-    FrameKind.PREPARE: Shape(
-        {
-            "stage": is_count,
-            "first_op": is_count,
-            "last_op": is_count,
-            "next_host": is_text,
-            "next_address": is_endpoint,
-            "program_bytes": is_count,
-        },
-        payload_bytes=2 * MAX_JSON_BYTES,
-    ),
+    FrameKind.PREPARE: Shape({"stages": list_of(is_stage, MOST_HOPS)}, payload_bytes=2 * MAX_JSON_BYTES),
     FrameKind.WANT: Shape({"chunks": list_of(is_chunk_id, MOST_CHUNKS)}),
     FrameKind.CHUNK: Shape({"chunk": is_chunk_id}, payload_bytes=CHUNK_BYTES),
     FrameKind.READY: Shape({}, {"bytes": is_count, "transfer_s": is_duration}),

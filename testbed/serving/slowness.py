@@ -26,10 +26,12 @@ class Slowness:
 
     def watch(self, plan: Plan, busy_s: Mapping[str, float]) -> tuple[str, ...]:
         """Compare what hosts are at with what was expected of them; returns those that are slow."""
+        # A host is at one of its stages; which, it doesn't tell.
+        longest = {stage.host: stage for stage in sorted(plan.stages, key=lambda stage: stage.compute_s)}
         found = {
-            stage.host: stage
-            for stage in plan.stages
-            if busy_s.get(stage.host, 0.0) > max(self._least_s, SLOW * stage.compute_s)
+            host: stage
+            for host, stage in longest.items()
+            if busy_s.get(host, 0.0) > max(self._least_s, SLOW * stage.compute_s)
         }
         for host in sorted(self._slow - found.keys()):
             self._report(HostSteady(t_s=now_s(), host=host))

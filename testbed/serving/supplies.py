@@ -33,10 +33,10 @@ class Supplies:
     def move(self, decision: Sequence[Assignment]) -> bool:
         """Bring the hosts of a decision what they lack, as fast as it goes; False if they lack nothing."""
         self.stop()
-        for at in decision:
-            lacked = self._lacked(at.host, (at,))
+        for host in dict.fromkeys(at.host for at in decision):
+            lacked = self._lacked(host, [at for at in decision if at.host == host])
             if lacked:
-                self._send(at.host, lacked, None, "move")
+                self._send(host, lacked, None, "move")
         return bool(self._couriers)
 
     def provide(self, decision: Sequence[Assignment], problem: Problem) -> None:

@@ -45,10 +45,10 @@ class FrameKind(IntEnum):
     CHALLENGE = 1  # acceptor → connector: a nonce to sign
     HELLO = 2  # connector → acceptor: role and name, signed
     WELCOME = 3  # acceptor → connector: the greeting was accepted
-    PREPARE = 4  # dispatcher → node: take this stage of a new epoch
+    PREPARE = 4  # dispatcher → node: take these stages of a new epoch
     WANT = 5  # node → dispatcher: these chunks of the weights are missing here
     CHUNK = 6  # dispatcher → node: one of them
-    READY = 7  # node → dispatcher: the stage can serve
+    READY = 7  # node → dispatcher: its stages can serve
     FAILED = 8  # node → dispatcher: it can't, and why
     DATA = 9  # dispatcher → node → … → dispatcher: tensors of a request
     SUBMIT = 10  # client → dispatcher: a request

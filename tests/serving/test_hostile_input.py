@@ -103,8 +103,9 @@ def prepare(op: str = "aten.add.Tensor", **changed: Any) -> Frame:
         "next_host": "nobody",
         "next_address": ["127.0.0.1", 9],
         "program_bytes": len(program),
+        "manifest_bytes": len(manifest),
     }
-    return Frame(FrameKind.PREPARE, 9, meta={**meta, **changed}, payload=(program, manifest))
+    return Frame(FrameKind.PREPARE, 9, meta={"stages": [{**meta, **changed}]}, payload=(program, manifest))
 
 
 @pytest.fixture
@@ -173,8 +174,8 @@ def test_serving_goes_on_whatever_comes(hermit: System, tmp_path: Path) -> None:
     chunk = Frame(FrameKind.CHUNK, 9, meta={"chunk": next(iter(WEIGHTS.manifest.sizes))}, payload=(wrong,))
     for frames, line in (
         ([prepare("aten.system.default")], "isn't on the allow-list"),
-        ([prepare(next_address=["localhost", 9])], "'next_address'"),
-        ([prepare(program_bytes=10**9)], "a PREPARE without"),
+        ([prepare(stage=77, next_address=["localhost", 9])], "whose 'stages' is \"[{'stage': 77"),
+        ([prepare(program_bytes=10**9)], "a PREPARE whose programs and manifests are longer"),
         ([prepare(), chunk], "is corrupt"),
     ):
         deploy(running, f"mad because of {line}", *frames)  # a name of its own: its lines are summed up by name
