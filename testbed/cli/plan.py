@@ -41,7 +41,7 @@ def show(found: Plan) -> None:
     from testbed.planning.table import plan_table
 
     words = plan_table(found)
-    table = Table(*words.columns)
+    table = Table(*words.columns, box=None, pad_edge=False, header_style="bold")
     for index, row in enumerate(words.rows):
         table.add_row(*row, style="bold" if index == words.marked else "")
     console = Console(highlight=False)

@@ -192,6 +192,8 @@ def _complaint(kind: str, details: ErrorDetails | None) -> str:
             return f"is too long; at most {ctx['max_length']} characters are legal"
         case "path_type":
             return "is no path"
+        case "bool_type":
+            return "is neither true nor false"
         case _:
             return "is not legal here"
 

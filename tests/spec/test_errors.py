@@ -114,6 +114,11 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
         f"16: faults[0]: it doesn't say what happens\nkinds of fault: {KINDS}",
     ),
     "quoted number": (("seed: 1", "seed: '1'"), "2: seed: '1' is no whole number\nwrite it without quotes"),
+    "neither true nor false": (
+        ("misses: 3}", "misses: 3, adaptive: maybe}"),
+        "14: recovery.adaptive: 'maybe' is neither true nor false\n"
+        "adaptive: Whether a new plan is also considered when measured rates of links or speeds change.",
+    ),
     "number as name": (
         ("name: quickstart", "name: 5"),
         "1: name: 5 is no text; put it in quotes if it is a name\n"
