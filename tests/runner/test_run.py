@@ -97,6 +97,11 @@ def documented_files() -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
 
 
+def test_every_key_of_the_record_is_documented(whole: RealRun) -> None:
+    text = (REPOSITORY / "results" / "README.md").read_text().partition("\n## `run.json`")[2].partition("\n## ")[0]
+    assert [key for key in whole.record if f"`{key}`" not in text] == []
+
+
 def test_run_is_valid(whole: RealRun) -> None:
     assert whole.process.returncode == 0, whole.output
 
