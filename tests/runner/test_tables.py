@@ -9,24 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import epoch_table, fault_table, service_table, tables
+from runner import tables
 from runner.csvfile import format_cell, from_csv, to_csv
 from runner.events import EXPERIMENTER_EVENTS, HostSample, HostStateChanged, LinkSample, RunEnded, RunStarted
+from runner.results import TABLES
 from runner.summary import summarize
 from testbed.serving.events import EVENT_TYPES as SYSTEM_EVENT_TYPES
 from testbed.serving.events import Event, RequestCompleted, RequestSubmitted
-
-ALL = {
-    "requests.csv": (tables.REQUEST_COLUMNS, tables.request_rows),
-    "stages.csv": (tables.STAGE_COLUMNS, tables.stage_rows),
-    "plan.csv": (tables.PLAN_COLUMNS, tables.plan_rows),
-    "epochs.csv": (epoch_table.EPOCH_COLUMNS, epoch_table.epoch_rows),
-    "service.csv": (service_table.SERVICE_COLUMNS, service_table.service_rows),
-    "faults.csv": (fault_table.FAULT_COLUMNS, fault_table.fault_rows),
-    "hosts.csv": (tables.HOST_COLUMNS, tables.host_rows),
-    "links.csv": (tables.LINK_COLUMNS, tables.link_rows),
-    "fidelity.csv": (tables.FIDELITY_COLUMNS, tables.fidelity_rows),
-}
 
 
 def submitted(id_: int, t_s: float) -> RequestSubmitted:
@@ -157,9 +146,9 @@ def test_stages_of_the_active_epoch_are_in_the_hosts_table(quickstart: tuple[Eve
     assert {stage for t_s, stage in spare if float(t_s or 0) > 12} == {"1"}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", TABLES)
 def test_tables_are_rfc_4180(name: str, quickstart: tuple[Event, ...]) -> None:
-    columns, rows = ALL[name]
+    columns, rows = TABLES[name]
     data = to_csv(columns, rows(quickstart))
     assert data.count(b"\r\n") == data.count(b"\n")
     assert data.endswith(b"\r\n")
@@ -169,13 +158,13 @@ def test_tables_are_rfc_4180(name: str, quickstart: tuple[Event, ...]) -> None:
     assert {len(row) for row in read} == {len(columns)}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", TABLES)
 def test_every_column_is_documented(name: str, repository: Path) -> None:
     text = (repository / "results" / "README.md").read_text()
     _, found, section = text.partition(f"\n## `{name}`")
     assert found, name
     section = section.split("\n## ")[0]
-    assert [c for c in ALL[name][0] if f"| `{c}` |" not in section] == []
+    assert [c for c in TABLES[name][0] if f"| `{c}` |" not in section] == []
 
 
 def test_cells_with_commas_quotes_and_line_ends_come_back() -> None:
@@ -220,7 +209,7 @@ EVENTS = st.one_of(
 
 @given(st.lists(EVENTS, max_size=60))
 def test_no_history_breaks_the_tables(events: list[Event]) -> None:
-    for columns, rows in ALL.values():
+    for columns, rows in TABLES.values():
         from_csv(to_csv(columns, rows(events)))
     ids = {event.id for event in events if isinstance(event, RequestSubmitted)}
     ends = [event.t_s for event in events if isinstance(event, RunEnded)]
