@@ -36,6 +36,8 @@ TONES = {"info": "", "good": "green", "warn": "yellow", "bad": "bold red"}
 GRADES = {"passed": "bold green", "valid": "bold green", "suspect": "bold yellow"}
 REFRESH_S = 0.25
 CLOSING_DEADLINE_S = 2.0
+MOST_REASONS = 12
+"""Lines of the verdict's that are printed."""
 
 
 class _Compute(Protocol):
@@ -120,8 +122,10 @@ class Console:
             self._console.print(summary_table(summary))
             for reason in ruling.reasons:
                 self._console.print(Text(f"  failed because: {reason}", TONES["bad"]))
-            for level, reason in verdict.graded:
+            for level, reason in verdict.graded[:MOST_REASONS]:
                 self._console.print(Text(f"  {level}: {reason}", GRADES.get(level, TONES["bad"])))
+            if (more := len(verdict.graded) - MOST_REASONS) > 0:
+                self._console.print(Text(f"  … and {more} more in fidelity.csv"))
         words = Text.assemble(
             ("outcome: ", ""),
             (ruling.outcome, GRADES.get(ruling.outcome, TONES["bad"])),

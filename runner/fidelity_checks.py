@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from runner.events import Check, MachineSample, SchedulingSample
 from runner.quantiles import percentile
 from testbed.spec.verdict import Bar, VerdictSpec
+from testbed.units import format_duration, format_rate
 
 DEFAULTS = VerdictSpec()
 
@@ -32,7 +33,7 @@ def check_rate(
         error * 100,
         bars.rate_error.level(abs(error)),
         "Mbit/s",
-        f"rate {when} the workload is {measured_bps / 1e6:.3g} instead of {requested_bps / 1e6:.3g} Mbit/s",
+        f"rate {when} the workload is {format_rate(measured_bps)} instead of {format_rate(requested_bps)}",
     )
 
 
@@ -40,6 +41,8 @@ def check_round_trip(
     t_s: float, when: str, subject: str, requested_s: float, measured_s: float, bars: VerdictSpec = DEFAULTS
 ) -> Check:
     """A link's measured round-trip time, off by a share of the request or by the slack, whichever is larger."""
+    told = format_duration(measured_s) if math.isfinite(measured_s) else "endless"
+    words = f"round trip {when} the workload is {told} instead of {format_duration(requested_s)}"
     slack, error = bars.round_trip_slack_s, bars.round_trip_error
     allowed = Bar(
         max(slack.suspect, requested_s * error.suspect),
@@ -54,35 +57,35 @@ def check_round_trip(
         (measured_s / requested_s - 1) * 100 if requested_s else None,
         allowed.level(abs(measured_s - requested_s)),
         "ms",
-        f"round trip {when} the workload is {measured_s * 1e3:.3g} instead of {requested_s * 1e3:.3g} ms",
+        words,
     )
 
 
 def check_fault(t_s: float, subject: str, due_s: float, started_s: float | None, bars: VerdictSpec = DEFAULTS) -> Check:
     """A fault's punctuality; ``started_s`` is None for one that was never injected, which makes the run invalid."""
     late_s = math.inf if started_s is None else started_s - due_s
-    words = "was never injected" if started_s is None else f"started {late_s * 1e3:.3g} ms after it was due"
+    words = "was never injected" if started_s is None else f"started {format_duration(late_s)} after it was due"
     return _late(t_s, "fault_lateness_ms", subject, late_s, bars.fault_lateness_s, words)
 
 
 def check_trace(t_s: float, lateness_s: Sequence[float], bars: VerdictSpec = DEFAULTS) -> Check:
     """How late links were changed that follow a recording, or flap."""
     late_s = percentile(lateness_s, 99) if lateness_s else 0.0
-    words = f"1 % of the links' timed changes were made over {late_s * 1e3:.3g} ms late"
+    words = f"1 % of the links' timed changes were made over {format_duration(late_s)} late"
     return _late(t_s, "trace_lateness_p99_ms", "link traces", late_s, bars.fault_lateness_s, words)
 
 
 def check_generator(t_s: float, lateness_s: Sequence[float], bars: VerdictSpec = DEFAULTS) -> Check:
     """How late the workload's requests were submitted."""
     late_s = percentile(lateness_s, 99) if lateness_s else 0.0
-    words = f"1 % of the requests were submitted over {late_s * 1e3:.3g} ms late"
+    words = f"1 % of the requests were submitted over {format_duration(late_s)} late"
     return _late(t_s, "generator_lateness_p99_ms", "workload", late_s, bars.generator_lateness_s, words)
 
 
 def check_delay_line(t_s: float, lateness_p99_s: float, drops: int, bars: VerdictSpec = DEFAULTS) -> list[Check]:
     """How late the delay line released packets; and what the kernel dropped because it took too few, which is none."""
     subject = "delay line"
-    late = f"it released 1 % of the packets over {lateness_p99_s * 1e3:.3g} ms late"
+    late = f"it released 1 % of the packets over {format_duration(lateness_p99_s)} late"
     lost, level = f"it took packets so slowly that the kernel dropped {drops}", "invalid" if drops else "valid"
     return [
         _late(t_s, "delay_line_lateness_p99_ms", subject, lateness_p99_s, bars.delay_lateness_s, late),
@@ -102,7 +105,7 @@ def check_scheduling(samples: Sequence[SchedulingSample], bars: VerdictSpec = DE
         words = "how late it runs what is ready was not sampled"
         return _check(0.0, "scheduling_samples", "machine", 1.0, 0.0, None, "suspect", "", words)
     late_s = percentile(lateness_ms, 99) / 1e3
-    words = f"one wake-up in a hundred came over {late_s * 1e3:.3g} ms late: other work on this machine"
+    words = f"one wake-up in a hundred came over {format_duration(late_s)} late: other work on this machine"
     bar, t_s = bars.scheduling_lateness_s, samples[-1].t_s
     return _late(t_s, "scheduling_lateness_p99_ms", "machine", late_s, bar, words)
 
@@ -168,7 +171,8 @@ def check_service_time(
     """
     error = measured_s / requested_s - 1
     level = bars.service_time.level(error)
-    words = f"its stage took {measured_s * 1e3:.3g} instead of {requested_s * 1e3:.3g} ms before the workload"
+    took, wanted = format_duration(measured_s), format_duration(requested_s)
+    words = f"its stage took {took} instead of {wanted} before the workload"
     return _check(t_s, "service_time_ms", host, requested_s * 1e3, measured_s * 1e3, error * 100, level, "ms", words)
 
 

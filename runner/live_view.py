@@ -36,6 +36,8 @@ from testbed.serving.events import (
 RECENT_S = 3.0
 RATE_LINE_S = 5.0
 QUIET_DEPLOYMENT_BYTES = 10_000
+MOST_ALIKE = 4
+"""Lines about checks of one name."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class LiveView:
     epoch: int | None = None
     faults: dict[int, FaultScheduled] = field(default_factory=dict)
     recent: deque[tuple[float, float]] = field(default_factory=deque)
+    bad_checks: Counter[str] = field(default_factory=Counter)
     _awaited_epoch: int | None = None
     _next_rate_s: float = 0.0
 
@@ -160,7 +163,11 @@ class LiveView:
             case Note():
                 return [self._line(event.t_s, f"{event.source}: {event.text}")]
             case Check(ok=False):
-                return [self._line(event.t_s, f"{event.subject}: {event.detail}", "warn")]
+                self.bad_checks[event.check] += 1
+                if self.bad_checks[event.check] <= MOST_ALIKE:
+                    return [self._line(event.t_s, f"{event.subject}: {event.detail}", "warn")]
+                if self.bad_checks[event.check] == MOST_ALIKE + 1:
+                    return [self._line(event.t_s, f"… and more with another {event.check}: see fidelity.csv", "warn")]
             case _:
                 return self._fault_or_plan(event)
         return []

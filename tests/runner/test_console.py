@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console as RichConsole
 
 from runner import fidelity_checks
-from runner.console import Console, dashboard
+from runner.console import MOST_REASONS, Console, dashboard
 from runner.events import Check
 from runner.history import History
-from runner.live_view import LiveView
+from runner.live_view import MOST_ALIKE, LiveView
 from runner.summary import summarize
 from runner.verdict import judge
 from testbed.serving.events import Event, Note, RequestCompleted
@@ -94,6 +94,14 @@ def test_each_reason_has_its_own_level(quickstart: tuple[Event, ...]) -> None:
     assert "  invalid: a→b: rate after the workload" in text
     assert "  suspect: c→d: rate after the workload" in text
     assert "verdict: invalid" in text
+
+
+def test_many_reasons_are_not_all_printed(quickstart: tuple[Event, ...]) -> None:
+    slow = [fidelity_checks.check_rate(1031.0, "after", f"a{number}→b", 2e9, 1e9) for number in range(60)]
+    text = show((*quickstart, *slow))
+    assert text.count("rate after the workload is 1Gbit/s instead of 2Gbit/s") == MOST_ALIKE + MOST_REASONS
+    assert "… and more with another rate_after_mbit_s: see fidelity.csv" in text
+    assert f"  … and {60 - MOST_REASONS} more in fidelity.csv" in text
 
 
 def test_a_terminal_shows_the_dashboard_and_keeps_the_log(quickstart: tuple[Event, ...]) -> None:

@@ -59,7 +59,7 @@ def test_the_worst_check_decides_and_its_reason_comes_first() -> None:
     broken = fidelity_checks.check_rate(0.0, "after", "c→s1", 20e6, 200e6)
     found = judge([good, off, broken])
     assert found.level == "invalid"
-    assert found.reasons[0].startswith("c→s1: rate after the workload is 200 instead of 20")
+    assert found.reasons[0].startswith("c→s1: rate after the workload is 200Mbit/s instead of 20Mbit/s")
     assert len(found.reasons) == 2
     assert judge([good, off]).level == "suspect"
     assert judge([good]).level == "valid"
