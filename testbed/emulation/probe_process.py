@@ -3,8 +3,9 @@
 One thread, one socket at each end of each link. A round trip is a datagram sent from the first end, sent back from the
 second as soon as this process sees it there, and received at the first: two crossings as programs see them. The rate
 is what arrives while the sender offers more than the link takes: loss doesn't matter, and neither does the full bucket
-that the link begins with, since the first part isn't counted. Arrivals have the kernel's time stamps, so the rate isn't
-wrong when this process gets the CPU late. At high rates several frames are handed over as one.
+that the link begins with, which is emptied at once, and the first part isn't counted. Arrivals have the kernel's time
+stamps, so the rate isn't wrong when this process gets the CPU late. At high rates several frames are handed over as
+one.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ _OVERLOAD = 1.15
 _TICK_S = 0.002
 _WARM_UP = 0.2  # share of the time after which arrivals count
 _MAX_BURST = 128  # frames
+# More than the bucket of a slow link holds; the overload alone would take a second to empty that of 100 kbit/s.
+_HEAD_START = 4  # frames
+_LEAST_FRAMES = 16
+"""So many must fit into the time for which a link is measured."""
+_DRAIN_FRAMES = 12  # what waits in the shortest queue, and more
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
 _BUFFER_BYTES = 8 << 20
@@ -100,7 +106,8 @@ class _Flow:
 
     def send(self, now_s: float) -> None:
         """Send what is due by now, so that the link has more to do than it can."""
-        due = int((now_s - self.began_s) * self.rate_bps * _OVERLOAD / _FRAME_BITS) + self._frames
+        offered = (now_s - self.began_s) * self.rate_bps * _OVERLOAD / _FRAME_BITS
+        due = int(offered) + _HEAD_START + self._frames
         # After a stall of this process the link's queue has run empty, but a flood would only be dropped.
         self.sent = max(self.sent, due - _MAX_BURST)
         while self.sent + self._frames <= due:
@@ -192,7 +199,14 @@ def measure_round_trips(links: list[Link], count: int) -> None:
 
 
 def measure_rates(links: list[Link], ways: list[tuple[int, int]], duration_s: float) -> None:
-    """Overload some directions, each a (link, end that sends), for a while, and note how much arrives."""
+    """Overload some directions, each a (link, end that sends), and note how much arrives.
+
+    Args:
+        links: Those under measurement.
+        ways: The directions.
+        duration_s: For how long at least; slow links need longer.
+    """
+    duration_s = max(duration_s, _LEAST_FRAMES * frame_s(links, ways))
     began_s = time.monotonic()
     flows: dict[tuple[int, int], _Flow] = {}
     for position, way in ways:
@@ -218,13 +232,19 @@ def measure_rates(links: list[Link], ways: list[tuple[int, int]], duration_s: fl
         links[position].measured_bps[way] = flow.measured_bps
 
 
-def drain(links: list[Link], quiet_s: float) -> None:
-    """Throw away what is still under way, until nothing has come for a while."""
+def frame_s(links: list[Link], ways: list[tuple[int, int]]) -> float:
+    """How long a full frame takes on the slowest of some directions; 0 if none has a rate."""
+    rates = (links[position].rates_bps[way] for position, way in ways)
+    return max((_FRAME_BITS / rate_bps for rate_bps in rates if rate_bps is not None), default=0.0)
+
+
+def drain(links: list[Link], quiet_s: float, longest_s: float) -> None:
+    """Throw away what is still under way, until nothing has come for a while, or for so long at most."""
     with contextlib.closing(select.epoll()) as poll:
         by_descriptor = {end.fileno(): end for link in links for end in link.sockets}
         for descriptor in by_descriptor:
             poll.register(descriptor, select.EPOLLIN)
-        deadline_s = time.monotonic() + quiet_s + _ROUND_TRIP_DEADLINE_S
+        deadline_s = time.monotonic() + longest_s
         while time.monotonic() < deadline_s:
             ready = poll.poll(quiet_s)
             if not ready:
@@ -266,8 +286,11 @@ def main() -> None:
     for batch in request["batches"]:
         ways = [(int(position), int(way)) for position, way in batch]
         measure_rates(links, ways, request["duration_s"])
-        # A full queue takes up to 0.1 s to empty, and what left it last has its delay before it.
-        drain([links[position] for position, _ in ways], longest_s + 0.15)
+        # A full queue takes up to 0.1 s or a few frames to empty, and what left it last has its delay before it.
+        slowest_s = frame_s(links, ways)
+        quiet_s = longest_s + 0.15 + slowest_s
+        still_s = quiet_s + max(_ROUND_TRIP_DEADLINE_S, _DRAIN_FRAMES * slowest_s)
+        drain([links[position] for position, _ in ways], quiet_s, still_s)
     answers = [{"rtts_s": link.rtts_s, "rates_bps": link.measured_bps} for link in links]
     json.dump({"links": answers}, sys.stdout)
 
