@@ -81,7 +81,8 @@ def violations(problem: Problem, assignments: Sequence[Assignment], *, skipping:
     held: dict[str, list[int]] = {}
     for index, assignment in enumerate(assignments):
         held.setdefault(assignment.host, []).append(index)
-        if index and assignments[index - 1].host == assignment.host:
+        before = assignments[index - 1] if index else None
+        if before is not None and (before.host, before.last) == (assignment.host, assignment.first):
             found.append(f"stages {index - 1} and {index} are both on {assignment.host}, and so are one stage")
     workers = {worker.name: worker for worker in problem.workers}
     for host, indices in held.items():

@@ -169,6 +169,27 @@ def test_another_loss_while_degraded_is_left_out_too(tmp_path: Path, nursery: Nu
         assert [hosts_of(plan) for plan in plans[-1:]] == [["node1", "node2", "node3", "node4"]]
 
 
+def test_a_host_that_has_the_stages_on_both_sides_goes_on_alone(tmp_path: Path, nursery: Nursery) -> None:
+    with system(tmp_path, workers=2, nursery=nursery) as running:
+        first, middle, last = stages(running)
+        decision = (first, middle, dataclasses.replace(last, host="node1"))
+        both = stage_memory_bytes(running.problem, running.problem.workers[0], 0, running.problem.chain.segments)
+        room_bytes = both - sum(running.problem.chain.weight_bytes[middle.first : middle.last])
+        workers = (dataclasses.replace(running.problem.workers[0], memory_bytes=room_bytes), running.problem.workers[1])
+        running.problem = dataclasses.replace(running.problem, workers=workers, stages_per_host=2)
+        running.start_nodes()
+        running.start_dispatcher(decision, policy={"name": "skip"}, window=16)
+        running.start_client(duration_s=2.0, in_flight=16)
+        running.wait_for(RequestCompleted, 3)
+        running.servers["node2"].kill()
+        wait_degraded(running, 20)
+        restart(running, "node2")
+        running.wait_for(EpochActive, 3)
+        finish(running)
+        plans = [hosts_of(plan) for plan in running.of(PlanAdopted)]
+        assert plans[:2] == [["node1", "node2", "node1"], ["node1", "node1"]]
+
+
 def test_where_nothing_can_be_left_out_a_new_plan_is_made(tmp_path: Path, nursery: Nursery) -> None:
     with system(tmp_path, nursery=nursery) as running:
         running.start_nodes()
