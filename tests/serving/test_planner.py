@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from testbed.planning.plan import Plan
+from testbed.planning.plan import Assignment, Plan
 from testbed.planning.problem import Problem
 from testbed.serving.estimates import WINDOW, Estimates
 from testbed.serving.messages import Message, Planned
@@ -122,3 +122,41 @@ def test_what_was_measured_too_long_ago_no_longer_counts() -> None:
     fresh = estimates.problem(["a", "b"], since_s=100.5)
     assert fresh.paths["a", "b"].rate_bps == pytest.approx(2e6)
     assert fresh.workers == survey.workers
+
+
+WHOLE = tuple(Assignment(host, place, place + 1) for place, host in enumerate("abcd"))
+"""Of a model whose two segments in the middle are residual."""
+
+
+def residual(*names: str) -> Problem:
+    """No host has room for more than a segment."""
+    found = problem(*names, memory_bytes=12 * MB)
+    return dataclasses.replace(found, chain=dataclasses.replace(found.chain, streams=(None, 1, 1, 1, None)))
+
+
+def test_a_bridge_leaves_out_what_was_lost_and_is_priced() -> None:
+    thinker, _ = planner(residual("a", "b", "d"))
+    found = thinker.bridge(WHOLE)
+    assert found is not None
+    assert (found.strategy, found.skipped) == ("skip", ((20, 30),))
+    assert [stage.host for stage in found.stages] == ["a", "b", "d"]
+    assert 0 < found.planning_s < 0.0168
+    assert thinker.priced([WHOLE[0], WHOLE[3]]).skipped == ((10, 30),)
+    assert planner(residual("b", "c", "d"))[0].bridge(WHOLE) is None
+
+
+def test_a_bridge_ends_with_the_whole_model_or_else_with_a_shorter_one() -> None:
+    bridge = (WHOLE[0], WHOLE[3])
+    thinker, posted = planner(residual("a", "b", "c", "d"), Policy(name="skip"))
+    thinker.weigh(1, bridge, "c was found", forced=True, whole=WHOLE)
+    found = proposal(posted)
+    assert found.plan is not None
+    assert found.plan.skipped == ()
+    assert [stage.host for stage in found.plan.stages] == ["a", "b", "c", "d"], "what runs already is not moved"
+    thinker, posted = planner(residual("a", "b", "d"), Policy(name="skip"))
+    thinker.weigh(1, bridge, "b was found", forced=True, whole=WHOLE)
+    shorter = proposal(posted)
+    assert shorter.plan is not None
+    assert shorter.plan.skipped == ((20, 30),)
+    thinker.weigh(2, (*WHOLE[:2], WHOLE[3]), "once more", forced=True, whole=WHOLE)
+    assert proposal(posted).plan is None
