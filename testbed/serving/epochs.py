@@ -337,7 +337,8 @@ class Epochs:
                     missing = sorted({at.host for at in self._decision} - self._nodes.usable())
                     self._enter("unavailable", f"waiting for {', '.join(missing)}")
             elif self._phase == "stuck":
-                self._plan("what had failed may work again")
+                again = self._recover if self._policy.name == "skip" else self._plan
+                again("what had failed may work again")
             elif self._phase == "deploying" and self._rollout is not None:
                 late = sorted(self._rollout.deployment.waiting)
                 for host in late:
