@@ -109,7 +109,7 @@ def _unavailable(tables: Tables, wanted: Ending) -> tuple[str, str]:
     if last is None or last.text("state") != "unavailable" or (wanted.because or "") not in last.text("detail"):
         state = "nothing" if last is None else f"{last.text('state')} ({last.text('detail')})"
         return FAILED, f"it must say that it is unavailable, because of {wanted.because!r}; it says {state}"
-    return UNAVAILABLE, last.text("detail")
+    return UNAVAILABLE, " ".join(last.text("detail").split())
 
 
 def _answered(tables: Tables) -> list[Line]:

@@ -25,7 +25,7 @@ from testbed.serving.membership import Membership
 from testbed.serving.messages import Change, Planned, Post
 from testbed.serving.package import Package
 from testbed.serving.process import DispatcherConfig
-from testbed.serving.recovery import TOLERANCE, Lacks, moved_bytes, pays, replan, transfer_s
+from testbed.serving.recovery import TOLERANCE, Lacks, moved_bytes, pays, replan, takeover, transfer_s
 from testbed.serving.skipping import bridge, left_out_s
 
 HURRY_S = 1.0
@@ -164,14 +164,20 @@ class Planner:
             epoch: The epoch.
             previous: The decision before.
             reason: Why a plan is needed, for people.
-            bridging: Whether the least movement of weights counts rather than speed.
+            bridging: Whether the least movement of weights counts rather than speed; where none is needed, nothing else
+                is sought.
         """
         problem, holdings, tolerance = self.problem(), self._holdings(), math.inf if bridging else TOLERANCE
 
         def think() -> None:
+            began_s = now_s()
             try:
                 lacks = lacks_of(problem, self._config.package, holdings)
-                plan = replan(problem, self._strategy, previous, lacks, tolerance=tolerance)
+                ready = takeover(problem, self._config.strategy, previous, lacks) if bridging else None
+                if ready is not None:
+                    plan = dataclasses.replace(ready, planning_s=now_s() - began_s)
+                else:
+                    plan = replan(problem, self._strategy, previous, lacks, tolerance=tolerance)
             except InfeasibleError as error:
                 self._post(Planned(epoch, None, str(error)))
             else:

@@ -155,6 +155,28 @@ def replan(
     return min(light, key=lambda found: (found[1], found[2].bottleneck_s, found[2].latency_s))[2]
 
 
+def takeover(problem: Problem, strategy: str, previous: Sequence[Assignment], lacks: Lacks) -> Plan | None:
+    """The previous decision with its lost stages where all of their weights are already; it needs no search.
+
+    Of several such decisions the one that changes the fewest stages wins, then the fastest.
+
+    Args:
+        problem: Of the hosts that are left.
+        strategy: The name that the plan bears.
+        previous: The decision before.
+        lacks: What hosts don't hold.
+
+    Returns:
+        None if something would have to move.
+    """
+    found = [
+        (_changed(previous, decision), evaluate(problem, decision, strategy, None, 0.0))
+        for decision in itertools.chain(_patched(problem, previous), _merged(problem, previous))
+        if not moved_bytes(problem, lacks, decision) and not violations(problem, decision)
+    ]
+    return min(found, key=lambda one: (one[0], one[1].bottleneck_s, one[1].latency_s), default=(0, None))[1]
+
+
 def _changed(previous: Sequence[Assignment], decision: Sequence[Assignment]) -> int:
     """Stages of a decision that ran nowhere or elsewhere before."""
     return len(set(decision) - set(previous))

@@ -12,7 +12,7 @@ from testbed.planning.plan import Assignment
 from testbed.planning.problem import Chain, Path, Problem, Worker
 from testbed.planning.strategies import STRATEGIES
 from testbed.serving.estimates import WINDOW, Estimates
-from testbed.serving.recovery import Lacks, moved_bytes, pays, replan, standbys, transfer_s
+from testbed.serving.recovery import Lacks, moved_bytes, pays, replan, standbys, takeover, transfer_s
 
 MB = 10**6
 
@@ -134,6 +134,24 @@ def test_a_standby_prefers_copies_to_speed() -> None:
     held = lacks(found, {"a": [(0, 2)], "c": [(2, 4)]})
     plan = replan(found, STRATEGIES["exact"], BEFORE, held, tolerance=float("inf"))
     assert [(stage.host, stage.first, stage.last) for stage in plan.stages] == [("a", 0, 2), ("c", 2, 4)]
+
+
+def test_a_standby_takes_over_without_a_search() -> None:
+    found = problem("a", "c", "d")
+    held = lacks(found, {"a": [(0, 4)], "c": [(2, 4)]})
+    plan = takeover(found, "exact", BEFORE, held)
+    assert plan is not None
+    # Joined to a's own it would be one stage, which is slower.
+    assert [(stage.host, stage.first, stage.last) for stage in plan.stages] == [("a", 0, 2), ("c", 2, 4)]
+    assert plan.strategy == "exact"
+
+
+def test_nobody_takes_over_what_would_have_to_move_or_does_not_fit() -> None:
+    found = problem("a", "c")
+    assert takeover(found, "exact", BEFORE, lacks(found, {"a": [(0, 2)], "c": [(3, 4)]})) is None
+    small = problem("a", memory_bytes=25 * MB)
+    assert takeover(small, "exact", BEFORE, lacks(small, {"a": [(0, 4)]})) is None
+    assert takeover(problem(), "exact", BEFORE, {}) is None
 
 
 def test_estimates_start_from_the_survey_and_follow_what_is_measured() -> None:
