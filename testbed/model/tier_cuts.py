@@ -13,6 +13,13 @@ each (Eisner and Severance, J. ACM 23:619, 1976); and since T is additive and X 
 on the device: the optima lie within one another (Gallo, Grigoriadis and Tarjan, SIAM J. Comput. 18:30, 1989). Hence
 one order of the operations has them all as prefixes: in that order they are ordinary cuts of a chain, for whatever
 hosts and rates, and every stage between two of them is an ordinary stage.
+
+They suffice for any number of tiers. Over hosts 1 … k with nested sets S_1 ⊆ … ⊆ S_(k-1) the latency is a constant plus
+the sum of f_i(S_i) = (x_i T(S_i) + X(S_i)) / rate_i, each of which one of the cuts minimises. If x_i ≥ x_(i+1) the two
+best sets are nested as they should be. If not, let x be their mean, weighted by 1 / rate. The sum of both terms is what
+x makes of them, plus c (T(S_(i+1)) - T(S_i)) with a c ≥ 0, and so least where both are the cut that is best for x: the
+host between gets nothing (pooling adjacent violators, as in isotonic regression). It is then better left out, unless
+going by way of it is faster than going directly.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Neurosurgeon (ASPLOS 2017) chooses one cut between a device and a cloud, DNN Surgery (INFOCOM 2019) a minimum cut of the
 graph. Here a plan may cut at every boundary of the chain and use any number of hosts. The chain that this strategy is
 given has the minimum cuts for all speeds of two hosts and all rates between them among its boundaries, several tensors
-wide where that is best (:mod:`testbed.model.tier_cuts`), so two tiers get the optimum over the DAG unless a minimum cut
-doesn't fit a host's memory; more hosts get the least over the same boundaries. A*
-with a bound that forgets which hosts were used finds the least and proves it; under a time limit it keeps the best plan
-so far and says how far that may be from the least.
+wide where that is best. By :mod:`testbed.model.tier_cuts` they hold the optimum over the DAG for any number of tiers,
+unless a host's memory is too small for it or a host is worth using as a mere relay. A* with a bound that forgets which
+hosts were used finds the least and proves it; under a time limit it keeps the best plan so far and says how far that
+may be from the least.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,12 +25,16 @@ from testbed.planning.problem import Path, Problem, Worker
 Loaded = Callable[[str], tuple[nn.Module, ModelGraph]]
 
 
-def drawn(seed: int) -> tuple[ModelGraph, list[float]]:
-    """A DAG of up to nine operations, with up to two inputs and two outputs, and times, some of them zero."""
+def drawn(seed: int, *, narrowing: bool = False) -> tuple[ModelGraph, list[float]]:
+    """A DAG of up to nine operations, with up to two inputs and two outputs, and times, some of them zero.
+
+    Its tensors are of any size, or shrink from operation to operation more or less.
+    """
     draw = random.Random(seed)  # noqa: S311 - no secret
 
-    def value(name: str) -> Value:
-        return Value.of(name, torch.empty(draw.choice((1, 1, 2, 5, 9, 20)), device="meta"))
+    def value(name: str, place: int = 0) -> Value:
+        sizes = (1, 1, 2, 5, 9, 20)
+        return Value.of(name, torch.empty(draw.choice(sizes) * (2 ** (9 - place) if narrowing else 1), device="meta"))
 
     inputs = draw.choice((1, 1, 2))
     values = [value(f"x{i}") for i in range(inputs)]
@@ -39,7 +44,7 @@ def drawn(seed: int) -> tuple[ModelGraph, list[float]]:
         reads = tuple(draw.choice(recent) for _ in range(draw.choice((1, 1, 2))))
         op = "aten.relu.default" if len(reads) == 1 else "aten.add.Tensor"
         ops.append(Op(f"op{index}", op, tuple(map(Ref, reads)), {}, reads, (len(values),)))
-        values.append(value(f"op{index}"))
+        values.append(value(f"op{index}", index + 1))
     read = {number for op in ops for number in op.reads}
     outputs = [number for number in range(inputs, len(values)) if number not in read]
     if draw.random() < 0.3:
@@ -140,6 +145,69 @@ def test_two_tiers_get_the_least_latency_over_the_graph() -> None:
             assert plan.latency_s == pytest.approx(least_s, rel=1e-7), seed
     assert compared > 80
     assert better > 10
+
+
+def least_over_three_hosts_s(graph: ModelGraph, seconds: list[float], problem: Problem) -> float:
+    """Brute force: every chain of nested sets over one, two and three hosts in every order."""
+    count = len(graph.ops)
+    sets = list(legal_sets(graph))
+    done_s = np.array([sum(seconds[index] for index in held) for held in sets])
+    bits = np.array([crossing_bits(graph, held) for held in sets], dtype=float)
+    proper = np.array([0 < len(held) < count for held in sets])
+    within = np.array([[small < large for large in sets] for small in sets]) & proper[:, None] & proper[None, :]
+    whole_s, ends = sum(seconds), [problem.chain.boundary_bits[place] for place in (0, -1)]
+    found = []
+    for hosts in itertools.chain.from_iterable(itertools.permutations(problem.workers, size) for size in (1, 2, 3)):
+        names = ["d", *(host.name for host in hosts), "d"]
+        legs = [problem.paths[pair] for pair in itertools.pairwise(names)]
+        fixed_s = sum(leg.delay_s for leg in legs) + ends[0] / legs[0].rate_bps + ends[1] / legs[-1].rate_bps
+        fixed_s += whole_s / hosts[-1].speed
+        # What a set on the hosts up to one saves or costs against having it behind, and what it sends.
+        turns = [
+            done_s * (1 / host.speed - 1 / after.speed) + bits / leg.rate_bps
+            for host, after, leg in zip(hosts[:-1], hosts[1:], legs[1:-1], strict=True)
+        ]
+        if len(hosts) == 1:
+            found.append(fixed_s)
+        elif len(hosts) == 2 and proper.any():
+            found.append(fixed_s + float(turns[0][proper].min()))
+        elif len(hosts) == 3 and within.any():
+            found.append(fixed_s + float((turns[0][:, None] + turns[1][None, :])[within].min()))
+    return min(found)
+
+
+def test_three_tiers_get_the_least_latency_over_the_graph() -> None:
+    """As :mod:`testbed.model.tier_cuts` proves it, where going by way of a host is never faster than directly."""
+    thrice = wide = 0
+    for seed in range(1000):
+        graph, seconds = drawn(seed, narrowing=True)
+        draw = random.Random(seed)  # noqa: S311 - no secret
+        line = ("d", "device", "edge", "cloud")
+        workers = tuple(Worker(name, draw.uniform(1, 2) * 2**tier) for tier, name in enumerate(line[1:]))
+        # Weights of time between those at which the best cut changes.
+        cuts = [frozenset(), *tier_cuts(graph, seconds), frozenset(range(len(graph.ops)))]
+        corners = [(sum(seconds[index] for index in held), crossing_bits(graph, held)) for held in cuts]
+        turns = [(b[1] - a[1]) / (a[0] - b[0]) for a, b in itertools.pairwise(corners) if b[0] > a[0] and a[1] > b[1]]
+        between = [(one * other) ** 0.5 for one, other in itertools.pairwise(turns)]
+        if len(graph.inputs) > 1 or len(between) < 2:
+            continue
+        device, edge, cloud = (worker.speed for worker in workers)
+        rates = [1e12, between[0] / (1 / device - 1 / edge), between[-1] / (1 / edge - 1 / cloud)]
+        # Upwards a path has the least rate of the links on its way; downwards it is free.
+        paths = {
+            (line[a], line[b]): Path(min(rates[a:b]) if a < b else 1e12, 1e-6 * abs(a - b))
+            for a, b in itertools.permutations(range(4), 2)
+        }
+        found = arranged(graph, seconds)
+        chained = chain_from(chain(found.graph, found.op_seconds, also=found.positions))
+        problem = Problem(chained, workers, "d", paths)
+        narrow = Problem(chain_from(chain(graph, seconds)), workers, "d", paths)
+        plan = min_latency.solve(problem)
+        assert plan.latency_s == pytest.approx(least_over_three_hosts_s(graph, seconds, problem), rel=1e-7), seed
+        thrice += len(plan.stages) == 3
+        wide += plan.latency_s < (1 - 1e-6) * min_latency.solve(narrow).latency_s
+    assert thrice >= 5
+    assert wide > 10
 
 
 def test_arranging_keeps_every_narrow_cut_and_the_model(loaded: Loaded) -> None:
