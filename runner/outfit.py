@@ -115,13 +115,13 @@ class Outfit:
         }
 
     def _policy(self) -> dict[str, Any]:
-        recovery = self._experiment.recovery
+        experiment, recovery = self._experiment, self._experiment.recovery
         return {
             "name": recovery.policy,
             "wait_s": recovery.wait_s,
             "otherwise": recovery.otherwise,
             "replicas": recovery.replicas,
-            "adaptive": recovery.adaptive,
+            "adaptive": experiment.adapts,
             "drift": recovery.drift,
             "horizon_s": recovery.horizon_s,
             "gain": recovery.gain,

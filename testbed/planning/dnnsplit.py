@@ -235,7 +235,7 @@ class Splitter:
         return cls(candidates(problem.chain.boundary_bits))
 
     def decide(self, problem: Problem) -> Plan:
-        """The best split at the candidates for the rates and speeds of now; call it again when a measured rate changes.
+        """The best split at the candidates for the rates and speeds of a problem.
 
         Raises:
             InfeasibleError: If no such split is legal; says which preconditions fail.

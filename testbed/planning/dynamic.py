@@ -2,16 +2,14 @@
 
 Cuts that fewer bits cross than the input's ("natural bottlenecks") are worth sending; one of them splits the model into
 a head and a tail on two hosts, or a single host takes all of it. Of these the one of least latency is taken that keeps
-up with the requests; where none keeps up, the one of most throughput. Everything is a pure function of the problem, so
-a first plan and each decision during a run are made alike: put what was measured into the problem, and decide.
+up with the requests; where none keeps up, the one of most throughput. The choice is a pure function of the problem; in
+a run the dispatcher makes it anew with the rates, speeds and demand that it has measured.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -30,31 +28,7 @@ def bottleneck_cuts(chain: Chain) -> tuple[int, ...]:
     return tuple(boundary for boundary in range(1, chain.segments) if bits[boundary] < bits[0])
 
 
-def measured(
-    problem: Problem, rates_bps: Mapping[tuple[str, str], float], load: Mapping[str, float], demand_rps: float = 0.0
-) -> Problem:
-    """The problem of now.
-
-    Args:
-        problem: The problem as planned before.
-        rates_bps: Measured rates of ordered pairs; others stay.
-        load: The share of a host's compute, 0 up to but not 1, that others take; missing hosts are idle.
-        demand_rps: Requests a second that arrive now.
-    """
-    for host, share in load.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"the load of {host} is {share}; it lies between 0 and 1, 1 excluded")
-    paths = {
-        pair: replace(path, rate_bps=rates_bps[pair]) if pair in rates_bps else path
-        for pair, path in problem.paths.items()
-    }
-    workers = tuple(
-        replace(worker, speed=worker.speed * (1 - load.get(worker.name, 0.0))) for worker in problem.workers
-    )
-    return replace(problem, workers=workers, paths=paths, demand_rps=demand_rps)
-
-
-def redecide(problem: Problem) -> Plan:
+def solve(problem: Problem) -> Plan:
     """The split for the rates, speeds and demand of a problem.
 
     Raises:
@@ -83,9 +57,6 @@ def redecide(problem: Problem) -> Plan:
     if best[0][0]:
         notes.append(f"no split keeps up with {problem.demand_rps:g} requests/s")
     return evaluate(problem, best[1], "dynamic", None, time.monotonic() - started_s, notes=notes)
-
-
-solve = redecide
 
 
 def _slowest_s(problem: Problem) -> float:

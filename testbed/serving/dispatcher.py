@@ -100,7 +100,8 @@ class Dispatcher:
                 self._epochs.learn(arrival)
                 self._requests.answer(arrival.frame)
             case FromClient(client, frame):
-                self._requests.submit(client, frame)
+                if self._requests.submit(client, frame):
+                    self._epochs.asked(self._requests.unanswered)
             case FromNode(host, arrival):
                 try:
                     self._epochs.node_frame(host, arrival.frame)

@@ -437,6 +437,10 @@ class Epochs:
             if skipped:
                 self._weigh("operations are left out")
 
+    def asked(self, unanswered: int) -> None:
+        """A request has come in; so many, itself included, have no outcome yet."""
+        self._planner.estimates.observe_request(unanswered)
+
     def learn(self, arrival: Arrival) -> None:
         """What an answer of this epoch tells of paths and hosts."""
         if self._rollout is not None and arrival.frame.epoch == self._epoch:

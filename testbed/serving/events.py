@@ -214,15 +214,17 @@ class HostSteady(Event):
 class ChangeWeighed(Event):
     """The dispatcher has weighed a change of plan that no loss forced; ``changes`` tells whether it is made.
 
-    ``throughput_rps`` is expected of the present plan with what is measured now (0 if it is no longer possible),
-    ``new_throughput_rps`` of the other one (0 if there is none), which moves ``moved_bytes`` in ``move_s``.
+    ``throughput_rps`` and ``latency_s`` are expected of the present plan with what is measured now (None if it is no
+    longer possible), ``new_…`` of the other one (None if there is none), which moves ``moved_bytes`` in ``move_s``.
     """
 
     kind: ClassVar[str] = "change_weighed"
     epoch: int
     reason: str
-    throughput_rps: float
-    new_throughput_rps: float
+    throughput_rps: float | None
+    new_throughput_rps: float | None
+    latency_s: float | None
+    new_latency_s: float | None
     moved_bytes: int
     move_s: float
     changes: bool

@@ -95,15 +95,14 @@ class Change:
     """What a change of plan that isn't forced would bring.
 
     Attributes:
-        bottleneck_s: The present plan's, as its hosts and paths are measured now; infinite if it isn't possible any
-            more.
+        present: The plan that serves, as its hosts and paths are measured now; None if it isn't possible any more.
         moved_bytes: Weights that would have to move.
         move_s: How long that takes.
         pays: Whether it is worth it.
         forced: Whether it has to be, because a host wants to leave.
     """
 
-    bottleneck_s: float
+    present: Plan | None
     moved_bytes: int
     move_s: float
     pays: bool

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 
 from testbed.errors import InfeasibleError
+from testbed.planning.advantage import MINDS_DEMAND, advantage
 from testbed.planning.evaluate import evaluate, violations
 from testbed.planning.plan import Assignment, Plan
 from testbed.planning.problem import Problem
@@ -52,8 +53,10 @@ def weighed(epoch: int, found: Planned, change: Change, *, changes: bool) -> Cha
         t_s=now_s(),
         epoch=epoch,
         reason=found.reason,
-        throughput_rps=1 / change.bottleneck_s if change.bottleneck_s else 0.0,
-        new_throughput_rps=found.plan.throughput_rps if found.plan is not None else 0.0,
+        throughput_rps=None if change.present is None else change.present.throughput_rps,
+        new_throughput_rps=None if found.plan is None else found.plan.throughput_rps,
+        latency_s=None if change.present is None else change.present.latency_s,
+        new_latency_s=None if found.plan is None else found.plan.latency_s,
         moved_bytes=change.moved_bytes,
         move_s=change.move_s,
         changes=changes,
@@ -73,7 +76,8 @@ class Planner:
         self._post = post
         self._strategy = STRATEGIES[config.strategy]
         self._broken: dict[tuple[str, str], float] = {}
-        self._settled_s = 0.0
+        self._settled: Plan | None = None
+        self._settled_demand_rps = 0.0
         self.estimates = Estimates(config.survey)
 
     # What is known ---------------------------------------------------------------------------------------------------
@@ -88,7 +92,9 @@ class Planner:
         problem = self.estimates.problem(self._nodes.usable(), since_s)
         paths = {pair: path for pair, path in problem.paths.items() if pair not in self._broken}
         limit_s = min(problem.time_limit_s, HURRY_S) if problem.stages_per_host > 1 else problem.time_limit_s
-        return dataclasses.replace(problem, paths=paths, time_limit_s=limit_s)
+        alone_s = 0.0 if self._settled is None else self._settled.latency_s
+        demand_rps = self.estimates.demand_rps(alone_s)
+        return dataclasses.replace(problem, paths=paths, time_limit_s=limit_s, demand_rps=demand_rps)
 
     def priced(self, decision: Sequence[Assignment]) -> Plan:
         """A decision with what is expected of it now."""
@@ -125,18 +131,34 @@ class Planner:
 
     def settle(self, decision: Sequence[Assignment]) -> None:
         """From now on drift is measured against what is expected of a decision now."""
-        self._settled_s = self.priced(decision).bottleneck_s
+        self._settled = self.priced(decision)
+        self._settled_demand_rps = self.problem().demand_rps
 
     def drift(self, decision: Sequence[Assignment]) -> str:
-        """How the bottleneck of a decision has changed since it was settled, in words; empty if little.
+        """How a decision has changed since it was settled, in words; empty if little.
 
-        Once told, drift is measured from there: the same change isn't told twice.
+        What counts is what its strategy is for: the bottleneck, or the latency of a request; and for a strategy that
+        minds the load how many requests are asked for. Once told, drift is measured from there: the same change isn't
+        told twice.
         """
-        was_s, plan = self._settled_s, self.priced(decision)
-        if not was_s or abs(plan.bottleneck_s / was_s - 1) < self._config.policy.drift:
+        was, now, problem = self._settled, self.priced(decision), self.problem()
+        if was is None:
             return ""
-        self._settled_s = plan.bottleneck_s
-        return f"{plan.bottleneck} takes {plan.bottleneck_s * 1000:.0f} ms; {was_s * 1000:.0f} ms were expected"
+        asked_rps, expected_rps = problem.demand_rps, self._settled_demand_rps
+        if self._config.strategy in MINDS_DEMAND and self._drifted(asked_rps, expected_rps):
+            self.settle(decision)
+            return f"{asked_rps:.3g} requests/s are asked for; {expected_rps:.3g} were expected"
+        if not self._drifted(1.0, advantage(problem, self._config.strategy, now, was)):
+            return ""
+        self.settle(decision)
+        return (
+            f"{now.bottleneck} takes {now.bottleneck_s * 1000:.0f} ms, a request alone {now.latency_s * 1000:.0f} ms; "
+            f"{was.bottleneck_s * 1000:.0f} ms and {was.latency_s * 1000:.0f} ms were expected"
+        )
+
+    def _drifted(self, now: float, was: float) -> bool:
+        """Whether a figure has changed by more than a wobble."""
+        return abs(now - was) >= self._config.policy.drift * was if was else now > 0
 
     # Thinking --------------------------------------------------------------------------------------------------------
 
@@ -206,21 +228,21 @@ class Planner:
                 leaves less out.
         """
         problem, holdings, policy = self.problem(), self._holdings(), self._config.policy
+        name = self._config.strategy
 
         def think() -> None:
             possible = not violations(problem, current, skipping=True)
-            now_takes_s = math.inf
-            if possible:
-                now_takes_s = evaluate(problem, current, "", None, 0.0, skipping=True).bottleneck_s
+            present = evaluate(problem, current, name, None, 0.0, skipping=True) if possible else None
             lacks = lacks_of(problem, self._config.package, holdings)
             plan = self._other(problem, current, whole, lacks)
             if plan is None:
-                self._post(Planned(epoch, None, reason, Change(now_takes_s, 0, 0.0, pays=False, forced=forced)))
+                self._post(Planned(epoch, None, reason, Change(present, 0, 0.0, pays=False, forced=forced)))
                 return
             decision = tuple(Assignment(stage.host, stage.first, stage.last) for stage in plan.stages)
             moved, move_s = moved_bytes(problem, lacks, decision), transfer_s(problem, lacks, decision)
-            better = decision != tuple(current) and pays(now_takes_s, plan, move_s, policy.horizon_s, policy.gain)
-            self._post(Planned(epoch, plan, reason, Change(now_takes_s, moved, move_s, better, forced)))
+            times_better = math.inf if present is None else advantage(problem, name, plan, present)
+            better = decision != tuple(current) and pays(times_better, move_s, policy.horizon_s, policy.gain)
+            self._post(Planned(epoch, plan, reason, Change(present, moved, move_s, better, forced)))
 
         threading.Thread(target=think, name=f"weigh epoch {epoch}", daemon=True).start()
 

@@ -10,12 +10,13 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from testbed.planning.advantage import advantage
 from testbed.planning.evaluate import evaluate, stage_weights_bytes, violations
 from testbed.planning.plan import Assignment, Plan, Strategy
 from testbed.planning.problem import Problem, Worker
 
 TOLERANCE = 0.05
-"""A plan this much slower than the best one is preferred when it moves fewer bytes."""
+"""A plan this much worse than the best one, by what its strategy is for, is preferred when it moves fewer bytes."""
 
 SAME_BYTES = 0.1
 """Of plans that move nearly the fewest bytes, within so much, the one that changes the fewest stages is preferred: what
@@ -57,17 +58,22 @@ def transfer_s(problem: Problem, lacks: Lacks, assignments: Sequence[Assignment]
     return max([shared_s, *own_s])
 
 
-def pays(bottleneck_s: float, plan: Plan, move_s: float, horizon_s: float, gain: float) -> bool:
-    """Whether a change to ``plan`` is worth it.
+def pays(times_better: float, move_s: float, horizon_s: float, gain: float) -> bool:
+    """Whether a change to a plan that is so many times better is worth it.
 
-    Compared is what is answered within a horizon: with the present plan all the time, and with the new one for what is
-    left of it after ``move_s`` of transfer. The new one must be ahead by ``gain``, relative: without such a threshold
-    two plans that are nearly alike would take turns with every wobble of a measurement.
+    Compared is what is got within a horizon (requests answered; one after the other, where latency counts): with the
+    present plan all the time, and with the new one for what is left of it after ``move_s`` of transfer. The new one
+    must be ahead by ``gain``, relative: without such a threshold two plans that are nearly alike would take turns with
+    every wobble of a measurement.
+
+    Args:
+        times_better: The new plan's advantage (:mod:`testbed.planning.advantage`); infinite if the present plan is no
+            longer possible.
+        move_s: How long its weights travel.
+        horizon_s: The time within which it must pay.
+        gain: Relative.
     """
-    if not plan.bottleneck_s:
-        return bottleneck_s > 0
-    stays = horizon_s / bottleneck_s if bottleneck_s else math.inf
-    return max(0.0, horizon_s - move_s) / plan.bottleneck_s >= stays * (1 + gain)
+    return math.isinf(times_better) or max(0.0, 1 - move_s / horizon_s) * times_better >= 1 + gain
 
 
 def _relabellings(problem: Problem, assignments: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
@@ -133,9 +139,10 @@ def replan(
     """The strategy's plan, or one nearly as fast that moves less.
 
     Compared are the strategy's own decision, the same cuts on other hosts, and the previous decision with its lost
-    hosts replaced, or their stages joined to their neighbours'. Of those within ``tolerance`` (relative) of the best
-    bottleneck count those that move the fewest bytes, within 10 %; of these wins the one that changes the fewest
-    stages, then the fastest. An infinite tolerance asks for the least movement, whatever the speed: a standby's.
+    hosts replaced, or their stages joined to their neighbours'. Of those within ``tolerance`` (relative) of its own
+    one, by what the strategy is for, count those that move the fewest bytes, within 10 %; of these wins the one that
+    changes the fewest stages, then the best. An infinite tolerance asks for the least movement, whatever the speed: a
+    standby's.
 
     Raises:
         InfeasibleError: If the hosts that are left can't hold the model.
@@ -149,10 +156,11 @@ def replan(
         if not violations(problem, decision):
             plan = evaluate(problem, decision, best.strategy, best.lower_bound_s, best.planning_s)
             candidates.append((moved_bytes(problem, lacks, decision), _changed(previous, decision), plan))
-    fast = [found for found in candidates if found[2].bottleneck_s <= best.bottleneck_s * (1 + tolerance)]
-    fewest_bytes = min(moved for moved, _, _ in fast)
-    light = [found for found in fast if found[0] <= fewest_bytes * (1 + SAME_BYTES)]
-    return min(light, key=lambda found: (found[1], found[2].bottleneck_s, found[2].latency_s))[2]
+    rated = [(*found, advantage(problem, best.strategy, found[2], best)) for found in candidates]
+    good = [found for found in rated if found[3] * (1 + tolerance) >= 1]
+    fewest_bytes = min(found[0] for found in good)
+    light = [found for found in good if found[0] <= fewest_bytes * (1 + SAME_BYTES)]
+    return min(light, key=lambda found: (found[1], -found[3], found[2].latency_s))[2]
 
 
 def takeover(problem: Problem, strategy: str, previous: Sequence[Assignment], lacks: Lacks) -> Plan | None:

@@ -138,15 +138,24 @@ class Requests:
 
     # Requests --------------------------------------------------------------------------------------------------------
 
-    def submit(self, client: str, frame: Frame) -> None:
-        """Take in a client's request, or reject it when too many wait or it isn't what the model takes."""
+    @property
+    def unanswered(self) -> int:
+        """Requests that wait or are computed."""
+        return self._ledger.waiting + self._ledger.in_flight
+
+    def submit(self, client: str, frame: Frame) -> bool:
+        """Take in a client's request, or reject it when too many wait or it isn't what the model takes.
+
+        Returns:
+            Whether it is asked for the first time, as far as is remembered.
+        """
         if isinstance(seen := frame.meta.get("acknowledged"), list):
             self._outcomes.acknowledge(number for number in seen if isinstance(number, int))
         if (answer := self._outcomes.get(frame.request_id)) is not None:
             self._hand(client, answer)
-            return
+            return False
         if frame.request_id in self._ledger or frame.request_id in self._held:
-            return
+            return False
         within_s = frame.meta.get("deadline_s")
         request = Request(
             id=frame.request_id,
@@ -165,6 +174,7 @@ class Requests:
             self._scribe.accept(request)
         else:
             self._reject(request, "the queue is full")
+        return True
 
     def answer(self, frame: Frame) -> None:
         """Hand an answer of the pipeline on, unless its epoch has been fenced off."""

@@ -31,6 +31,12 @@ def check(experiment: Experiment, *, replayed: bool = False) -> Iterator[Finding
     yield from check_faults(experiment, names_fit=names_fit, replayed=replayed)
     yield from _dilated_rates(experiment)
     yield from _traces(experiment)
+    if "drift" in experiment.recovery.model_fields_set and not experiment.adapts:
+        yield Finding(
+            ("recovery", "drift"),
+            "says when to adapt, but nothing adapts",
+            "set recovery.adaptive to true, or use the strategy dnnsplit or dynamic",
+        )
 
 
 def _traces(experiment: Experiment) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from testbed.spec.faults import FaultSpec
 from testbed.spec.faults.chaos import ChaosSpec
 from testbed.spec.hosts import ComputeSpec, HostSpec
-from testbed.spec.inference import ModelSpec, PlacementSpec
+from testbed.spec.inference import ADAPTIVE_STRATEGIES, ModelSpec, PlacementSpec
 from testbed.spec.links import LinkSpec
 from testbed.spec.quantities import FileContext, NodeName, RunName
 from testbed.spec.recovery import RecoverySpec
@@ -122,6 +122,12 @@ class Experiment(Section):
     def workers(self) -> tuple[str, ...]:
         """All hosts but the dispatcher, in the order of the file."""
         return tuple(host for host in self.hosts if host != self.dispatcher)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether measured changes of rates, speeds and load lead to new plans: as declared, else by the strategy."""
+        declared = self.recovery.adaptive
+        return self.placement.strategy in ADAPTIVE_STRATEGIES if declared is None else declared
 
     def resolved(self) -> dict[str, Any]:
         """The whole experiment with its defaults, as plain JSON values in the units of the attribute names.

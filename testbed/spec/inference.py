@@ -148,6 +148,10 @@ class WeightsSpec(Section):
         return {aim: weight for aim in type(self).model_fields if (weight := getattr(self, aim)) > 0}
 
 
+ADAPTIVE_STRATEGIES = frozenset({"dnnsplit", "dynamic"})
+"""Strategies that are made to decide anew during a run."""
+
+
 class PlacementSpec(Section):
     """How stages come to hosts."""
 

@@ -66,24 +66,28 @@ class RecoverySpec(Section):
         ),
     ] = 1
     adaptive: Annotated[
-        bool,
-        Field(description="Whether a new plan is also considered when measured rates of links or speeds change."),
-    ] = False
+        bool | None,
+        Field(
+            description="Whether a new plan is also considered when the measured rates, speeds or load change; when "
+            "absent, only with the strategies that are made for it: dnnsplit and dynamic."
+        ),
+    ] = None
     drift: Annotated[
         Probability,
-        Field(description="adaptive: a plan is considered once the bottleneck has changed by this much, relative."),
+        Field(
+            description="adaptive: a plan is considered once what the strategy is for (bottleneck, latency, cost), or "
+            "the load, has changed by this much, relative."
+        ),
     ] = 0.3
     horizon_s: Annotated[
         Duration,
         Field(
             alias="horizon",
-            description="A change of plan that no loss forces must answer more requests within this time, the transfer "
-            "of its weights included.",
+            description="A change of plan that no loss forces must pay within this time, the transfer of its weights "
+            "included: answer more requests, or sooner where the strategy is for latency.",
         ),
     ] = 60.0
-    gain: Annotated[
-        Probability, Field(description="Such a change must answer more requests by this much, relative.")
-    ] = 0.1
+    gain: Annotated[Probability, Field(description="Such a change must be better by this much, relative.")] = 0.1
 
     @model_validator(mode="after")
     def _keys_fit_the_policy(self) -> RecoverySpec:
@@ -95,6 +99,4 @@ class RecoverySpec(Section):
         for name, detector in (("misses", "misses"), ("threshold", "phi")):
             if name in self.model_fields_set and self.detector != detector:
                 raise ValueError(f"has {name}, which only the detector {detector} knows, not {self.detector}")
-        if "drift" in self.model_fields_set and not self.adaptive:
-            raise ValueError("has drift, which says when to adapt, but adaptive is not true")
         return self

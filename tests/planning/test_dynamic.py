@@ -41,10 +41,10 @@ def test_equals_brute_force_over_its_cuts(demand_rps: float) -> None:
         ]
         if not allowed:
             with pytest.raises(InfeasibleError, match=r"dynamic|reach|needs|host"):
-                dynamic.redecide(problem)
+                dynamic.solve(problem)
             continue
         feasible += 1
-        plan = dynamic.redecide(problem)
+        plan = dynamic.solve(problem)
         keeping = [found.latency_s for found in allowed if found.bottleneck_s * demand_rps <= 1 + 1e-9]
         if keeping:
             assert plan.latency_s == pytest.approx(min(keeping)), seed
@@ -61,33 +61,30 @@ def test_only_cuts_smaller_than_the_input() -> None:
 
 
 def test_the_cut_follows_the_rate() -> None:
-    cuts = [_where(dynamic.redecide(_device_and_server(rate_bps))) for rate_bps in (1e9, 2e6, 1e5)]
+    cuts = [_where(dynamic.solve(_device_and_server(rate_bps))) for rate_bps in (1e9, 2e6, 1e5)]
     assert cuts == [[("server", 4)], [("device", 2), ("server", 4)], [("device", 4)]]
 
 
 def test_the_cut_follows_the_load() -> None:
     problem = _device_and_server(2e6)
-    busy = dynamic.measured(problem, {}, {"server": 0.95})
-    assert _where(dynamic.redecide(busy)) == [("device", 4)]
-    assert busy.workers[1].speed == pytest.approx(0.1)
-    faster = dynamic.measured(problem, {("d", "server"): 1e9}, {})
-    assert _where(dynamic.redecide(faster)) == [("server", 4)]
-    with pytest.raises(ValueError, match="load of server"):
-        dynamic.measured(problem, {}, {"server": 1.0})
+    busy = replace(problem, workers=(problem.workers[0], Worker("server", 0.1)))
+    assert _where(dynamic.solve(busy)) == [("device", 4)]
+    faster = replace(problem, paths={**problem.paths, ("d", "server"): Path(1e9, 0.005)})
+    assert _where(dynamic.solve(faster)) == [("server", 4)]
 
 
 def test_the_cut_follows_the_demand() -> None:
     """Alone a request is served soonest by the device's head; many at a time need the link less and the server more."""
     problem = _device_and_server(20e6)
-    alone = dynamic.redecide(problem)
-    many = dynamic.redecide(dynamic.measured(problem, {}, {}, demand_rps=alone.throughput_rps * 1.01))
+    alone = dynamic.solve(problem)
+    many = dynamic.solve(replace(problem, demand_rps=alone.throughput_rps * 1.01))
     assert many.latency_s >= alone.latency_s
-    swamped = dynamic.redecide(dynamic.measured(problem, {}, {}, demand_rps=1e6))
+    swamped = dynamic.solve(replace(problem, demand_rps=1e6))
     assert "no split keeps up with 1e+06 requests/s" in swamped.notes
 
 
 def test_a_model_without_a_bottleneck_is_not_split() -> None:
     problem = replace(_device_and_server(2e6), chain=replace(CHAIN, boundary_bits=(1.0, 2.0, 3.0, 4.0, 5.0)))
-    plan = dynamic.redecide(problem)
+    plan = dynamic.solve(problem)
     assert len(plan.stages) == 1
     assert plan.notes == ("no cut is smaller than the input, so the model isn't split",)

@@ -45,6 +45,33 @@ def wide() -> torch.nn.Module:
     return Wide()
 
 
+class Narrowing(torch.nn.Module):
+    """Two halves of equal work; between them a sixth of what its input has, within them more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 64, 5, stride=4, padding=2)
+        self.front = torch.nn.ModuleList(torch.nn.Conv2d(64, 64, 3, padding=1) for _ in range(2))
+        self.narrow = torch.nn.Conv2d(64, 8, 1)
+        self.widen = torch.nn.Conv2d(8, 64, 1)
+        self.back = torch.nn.ModuleList(torch.nn.Conv2d(64, 64, 3, padding=1) for _ in range(2))
+        self.head = torch.nn.Linear(64, 100)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(image))
+        for layer in self.front:
+            x = torch.relu(layer(x))
+        x = self.widen(torch.relu(self.narrow(x)))
+        for layer in self.back:
+            x = torch.relu(layer(x))
+        return self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def narrowing() -> torch.nn.Module:
+    """For specifications, as :func:`tiny_net`."""
+    return Narrowing()
+
+
 class Wavering(torch.nn.Module):
     """Its control flow depends on what is in a tensor, which no fixed graph can hold."""
 

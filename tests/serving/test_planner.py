@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 
 from testbed.planning.plan import Assignment, Plan
-from testbed.planning.problem import Problem
-from testbed.serving.estimates import WINDOW, Estimates
+from testbed.planning.problem import Path, Problem, Worker
+from testbed.planning.strategies import STRATEGIES
+from testbed.serving.estimates import ARRIVALS, WINDOW, Estimates
 from testbed.serving.messages import Message, Planned
 from testbed.serving.patience import Patience
 from testbed.serving.planner import Planner, lacks_of
@@ -30,11 +31,11 @@ class Package:
 
 
 def planner(
-    found: Problem, policy: Policy = ADAPTIVE, *, patience: Patience | None = None
+    found: Problem, policy: Policy = ADAPTIVE, *, patience: Patience | None = None, strategy: str = "exact"
 ) -> tuple[Planner, queue.Queue[Message]]:
     posted: queue.Queue[Message] = queue.Queue()
     config = SimpleNamespace(
-        strategy="exact",
+        strategy=strategy,
         survey=found,
         policy=policy,
         patience=patience or Patience(),
@@ -160,3 +161,87 @@ def test_a_bridge_ends_with_the_whole_model_or_else_with_a_shorter_one() -> None
     assert shorter.plan.skipped == ((20, 30),)
     thinker.weigh(2, (*WHOLE[:2], WHOLE[3]), "once more", forced=True, whole=WHOLE)
     assert proposal(posted).plan is None
+
+
+def tiers() -> Problem:
+    """A slow device where the inputs arise, and a fast server behind a link of 4 Mbit/s."""
+    found = problem("device", "server")
+    chain = dataclasses.replace(found.chain, boundary_bits=(4e6, 8e6, 1e6, 1e6, 1e3))
+    paths = {pair: dataclasses.replace(path, rate_bps=4e6) for pair, path in found.paths.items()}
+    paths["dispatcher", "device"] = paths["device", "dispatcher"] = Path(1e12)
+    workers = (Worker("device", 0.5, tier=0), Worker("server", 5.0, tier=3))
+    return dataclasses.replace(found, chain=chain, paths=paths, workers=workers)
+
+
+SPLIT = (Assignment("device", 0, 2), Assignment("server", 2, 4))
+
+
+def where(found: Planned) -> list[tuple[str, int]]:
+    assert found.plan is not None
+    return [(stage.host, stage.last) for stage in found.plan.stages]
+
+
+@pytest.mark.parametrize("strategy", ["dnnsplit", "dynamic", "min-latency"])
+def test_a_strategy_for_latency_adapts_by_latency(strategy: str) -> None:
+    """A slower link: all on the device answers sooner, though the device's compute is then the larger bottleneck."""
+    found = tiers()
+    thinker, posted = planner(found, strategy=strategy)
+    assert [(stage.host, stage.last) for stage in STRATEGIES[strategy](found).stages] == [("device", 2), ("server", 4)]
+    thinker.settle(SPLIT)
+    for _ in range(WINDOW):
+        thinker.estimates.observe_transfer("device", "server", bits=1e6, transfer_s=0.001 + 1e6 / 1.5e6)
+    told = thinker.drift(SPLIT)
+    assert "a request alone" in told
+    thinker.weigh(1, SPLIT, told, forced=False)
+    answer = proposal(posted)
+    assert where(answer) == [("device", 4)]
+    assert answer.change is not None
+    assert answer.change.present is not None
+    assert answer.change.pays
+    assert answer.plan is not None
+    assert answer.plan.bottleneck_s > answer.change.present.bottleneck_s
+    assert answer.plan.latency_s < answer.change.present.latency_s / 1.1
+
+
+def test_dynamic_follows_the_load_that_it_measures() -> None:
+    found = dataclasses.replace(tiers(), demand_rps=0.1)
+    slow = {pair: Path(1.5e6, 0.001) if "dispatcher" not in pair else path for pair, path in found.paths.items()}
+    alone = (Assignment("device", 0, 4),)
+    found = dataclasses.replace(found, paths=slow)
+    thinker, posted = planner(found, strategy="dynamic")
+    thinker.settle(alone)
+    assert thinker.drift(alone) == ""
+    thinker.weigh(1, alone, "looked", forced=False)
+    calm = proposal(posted)
+    assert calm.change is not None
+    assert not calm.change.pays
+    ask(
+        thinker, found, 1.4
+    )  # the device alone takes 0.8 s for a request; two hosts take 0.67 s at most, and 1.13 s in sum
+    told = thinker.drift(alone)
+    assert "requests/s are asked for; 0.1 were expected" in told
+    assert thinker.drift(alone) == ""
+    thinker.weigh(1, alone, told, forced=False)
+    busy = proposal(posted)
+    assert busy.change is not None
+    assert busy.change.pays
+    assert where(busy) == [("device", 2), ("server", 4)]
+
+
+def test_exact_minds_no_load() -> None:
+    found = tiers()
+    thinker, _ = planner(found, strategy="exact")
+    thinker.settle(SPLIT)
+    ask(thinker, found, 1.4)
+    assert thinker.drift(SPLIT) == ""
+
+
+def ask(thinker: Planner, found: Problem, rate_rps: float) -> None:
+    """Requests up to now, at that rate."""
+    now_s = time.monotonic()
+    at_s = now_s
+    thinker.estimates = Estimates(found, clock=lambda: at_s)
+    for number in range(ARRIVALS, 0, -1):
+        at_s = now_s - number / rate_rps
+        thinker.estimates.observe_request(1)
+    at_s = now_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -11,7 +12,7 @@ from testbed.planning.evaluate import evaluate
 from testbed.planning.plan import Assignment
 from testbed.planning.problem import Chain, Path, Problem, Worker
 from testbed.planning.strategies import STRATEGIES
-from testbed.serving.estimates import WINDOW, Estimates
+from testbed.serving.estimates import ARRIVALS, LEAST_ARRIVALS, WINDOW, Estimates
 from testbed.serving.recovery import Lacks, moved_bytes, pays, replan, standbys, takeover, transfer_s
 
 MB = 10**6
@@ -101,11 +102,28 @@ def test_missing_weights_leave_over_the_dispatchers_own_link() -> None:
 
 
 def test_a_change_must_answer_more_within_the_horizon() -> None:
-    plan = replan(problem("a", "b"), STRATEGIES["exact"], BEFORE, {})
-    assert pays(plan.bottleneck_s * 1.2, plan, move_s=0.0, horizon_s=60, gain=0.1)
-    assert not pays(plan.bottleneck_s * 1.05, plan, move_s=0.0, horizon_s=60, gain=0.1)
-    assert not pays(plan.bottleneck_s * 1.2, plan, move_s=10.0, horizon_s=60, gain=0.1)
-    assert not pays(plan.bottleneck_s * 9, plan, move_s=60.0, horizon_s=60, gain=0.1)
+    assert pays(1.2, move_s=0.0, horizon_s=60, gain=0.1)
+    assert not pays(1.05, move_s=0.0, horizon_s=60, gain=0.1)
+    assert not pays(1.2, move_s=10.0, horizon_s=60, gain=0.1)
+    assert not pays(9, move_s=60.0, horizon_s=60, gain=0.1)
+    assert pays(math.inf, move_s=60.0, horizon_s=60, gain=0.1), "what serves isn't possible any more"
+
+
+def test_the_least_latency_is_not_given_up_for_throughput() -> None:
+    """The same cut with hosts swapped has half the bottleneck and moves nothing, but a request takes longer."""
+    found = problem("a", "b")
+    chain = dataclasses.replace(found.chain, compute_s=(0.3, 0.3, 0.3, 0.3), boundary_bits=(1e6, 1e5, 5e6, 1e5, 1e3))
+    found = dataclasses.replace(found, chain=chain)
+    whole = STRATEGIES["min-latency"](found)
+    assert len(whole.stages) == 1
+    held = lacks(found, {"a": [(0, 2)], "b": [(2, 4)]})
+    kept = replan(found, STRATEGIES["min-latency"], BEFORE, held)
+    assert kept.latency_s == pytest.approx(whole.latency_s)
+    split = evaluate(found, BEFORE, "min-latency", None, 0.0)
+    assert split.bottleneck_s < 0.6 * whole.bottleneck_s
+    assert split.latency_s > 1.2 * whole.latency_s
+    bridged = replan(found, STRATEGIES["min-latency"], BEFORE, held, tolerance=math.inf)
+    assert [(stage.host, stage.first, stage.last) for stage in bridged.stages] == [("a", 0, 2), ("b", 2, 4)]
 
 
 def test_a_standby_joins_the_lost_stage_to_its_own_where_no_host_is_free() -> None:
@@ -173,9 +191,54 @@ def test_estimates_start_from_the_survey_and_follow_what_is_measured() -> None:
 def test_small_transfers_and_lost_hosts_do_not_count() -> None:
     survey = problem("a", "b")
     estimates = Estimates(survey)
-    estimates.observe_transfer("a", "b", bits=1000, transfer_s=1.0)
+    for _ in range(WINDOW):
+        estimates.observe_transfer("a", "b", bits=1000, transfer_s=1.0)
     assert estimates.problem(["a", "b"]) == survey
     left = estimates.problem(["a"])
     assert [worker.name for worker in left.workers] == ["a"]
     assert all("b" not in pair for pair in left.paths)
     evaluate(left, (Assignment("a", 0, 4),), "exact", None, 0.0)
+
+
+def test_a_small_transfer_tells_only_of_a_rate_far_from_what_is_believed() -> None:
+    survey = problem("a", "b")  # 10 Mbit/s, 1 ms
+    bits, estimates = 1e5, Estimates(survey)
+
+    def believed(transfer_s: float) -> float:
+        for _ in range(WINDOW):
+            estimates.observe_transfer("a", "b", bits, transfer_s)
+        return estimates.problem(["a", "b"]).paths["a", "b"].rate_bps
+
+    assert believed(0.001 + 2.5 * 0.012) == pytest.approx(1e7), "round trips, or a busy receiver"
+    assert believed(0.001 + 0.1) == pytest.approx(1e6), "a throttled link"
+    assert believed(0.001 + 0.2) == pytest.approx(1e6)
+    assert believed(0.001 + 0.015) == pytest.approx(bits / 0.015), "it was at least so fast"
+
+
+def test_the_demand_is_measured_from_the_requests_that_come() -> None:
+    now_s = 0.0
+    estimates = Estimates(dataclasses.replace(problem("a"), demand_rps=2.0), clock=lambda: now_s)
+    for _ in range(LEAST_ARRIVALS - 1):
+        estimates.observe_request(1)
+        now_s += 0.1
+    assert estimates.demand_rps(0.5) == 2.0, "too few have come to tell"
+    for _ in range(ARRIVALS):
+        estimates.observe_request(1)
+        now_s += 0.1
+    assert estimates.demand_rps(0.5) == pytest.approx(10.0)
+    for _ in range(ARRIVALS):
+        estimates.observe_request(1)
+        now_s += 0.02
+    assert estimates.demand_rps(0.5) == pytest.approx(50.0)
+    now_s += 60.0
+    assert estimates.demand_rps(1.0) < 1.1, "nobody has asked for a minute"
+
+
+def test_clients_that_wait_for_answers_ask_for_more_than_they_get() -> None:
+    now_s = 0.0
+    estimates = Estimates(problem("a"), clock=lambda: now_s)
+    for _ in range(ARRIVALS):
+        estimates.observe_request(6)
+        now_s += 0.15
+    assert estimates.demand_rps(0.15) == pytest.approx(40.0)
+    assert estimates.demand_rps(0.0) == pytest.approx(1 / 0.15), "no latency is known yet"

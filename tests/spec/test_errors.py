@@ -283,7 +283,7 @@ def test_what_is_told(case: str, load: Load, tmp_path: Path) -> None:
         ("recovery={wait: 5s}", "recovery: has wait, which only the policy restart knows, not replan"),
         ("recovery={threshold: 8}", "recovery: has threshold, which only the detector phi knows, not misses"),
         ("recovery={detector: phi, misses: 3}", "recovery: has misses, which only the detector misses knows, not phi"),
-        ("recovery={drift: 20%}", "recovery: has drift, which says when to adapt, but adaptive is not true"),
+        ("recovery={drift: 20%}", "recovery.drift: says when to adapt, but nothing adapts"),
         ("recovery.gain=200%", "200%"),
         ("recovery.policy=stand-by", "recovery.policy: 'stand-by'"),
         ("compute.mode=reel", "compute.mode: 'reel'"),

@@ -142,3 +142,19 @@ def test_a_shape_is_one_input_and_names_are_several(load: Load) -> None:
     assert load(overrides=("model.input={ids: {shape: [1]}}", "model.input.ids.dtype=int8")).model.inputs["ids"] == (
         InputSpec(shape=(1,), dtype="int8")
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "adapts"),
+    [
+        ((), False),
+        (("recovery.adaptive=true", "recovery.drift=20%"), True),
+        (("placement={strategy: dynamic}", "recovery.drift=20%"), True),
+        (("placement={strategy: dnnsplit}",), True),
+        (("placement={strategy: dnnsplit}", "recovery.adaptive=false"), False),
+    ],
+)
+def test_strategies_that_are_made_for_it_adapt_unless_told_otherwise(
+    load: Load, overrides: tuple[str, ...], adapts: bool
+) -> None:
+    assert load(overrides=overrides).adapts == adapts
