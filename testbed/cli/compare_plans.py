@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.options import experiment_argument
+from testbed.cli.tables import new_table, print_table
 from testbed.emulation.machine import require_root
 from testbed.errors import UsageError
 from testbed.spec import load_experiment
+from testbed.spec.inference import STRATEGY_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +20,14 @@ if TYPE_CHECKING:
     from runner.csvfile import Row
 
 
-PIPED_WIDTH = 160
-"""Characters of a line where nobody says how many there is room for."""
-
-
 @click.command("compare-plans")
 @experiment_argument
 @click.option(
-    "--strategies", default="all", show_default=True, metavar="all|A,B", help="Which to compare, such as exact,even."
+    "--strategies",
+    default="all",
+    show_default=True,
+    metavar="all|A,B",
+    help=f"Which to compare, out of {', '.join(STRATEGY_NAMES)}.",
 )
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the table here as CSV.")
 @click.option("--run", "on_cluster", is_flag=True, help="Run each plan on the emulated cluster too (needs root).")
@@ -45,7 +47,11 @@ def compare_plans(
     on_cluster: bool,
     results: Path,
 ) -> None:
-    """Print what each strategy plans for the experiment in FILE, against the proven bound on the bottleneck."""
+    """Print what each strategy plans for the experiment in FILE, against the proven bound on the bottleneck.
+
+    The gap is how far a bottleneck is above that bound, relative: 0 is proven optimal. NA stands where there is no
+    plan; the reason is told below the table. Energy is a model.
+    """
     experiment = load_experiment(file, overrides, seed)
     if on_cluster:
         require_root()
@@ -77,17 +83,11 @@ def compare_plans(
 
 def show(columns: Sequence[str], rows: Sequence[Row], remark: str | None = None) -> None:
     """Print rows as a table, and below what the column ``remark`` says of each (named by the first column)."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, PIPED_WIDTH)
-    table = Table(*(column for column in columns if column != remark), box=box.SIMPLE_HEAD)
+    shown = [column for column in columns if column != remark]
+    table = new_table(shown, texts=("strategy", "cuts", "outcome", "verdict", "results"), folding="hosts")
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns if column != remark))
-    console.print(table)
+        table.add_row(*(_cell(row[column]) for column in shown))
+    console = print_table(table)
     if remark is not None:
         for row in rows:
             if row[remark]:

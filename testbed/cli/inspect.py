@@ -9,6 +9,7 @@ import click
 from pydantic import ValidationError
 
 from testbed.cli.options import afresh_option
+from testbed.cli.tables import new_table, print_table
 from testbed.errors import MachineError, UsageError
 from testbed.spec import load_experiment
 from testbed.spec.document import dotted
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from testbed.model.inventory import Inventory
 
 DEFAULT_INPUT = "1,3,224,224"
-_FILE_WIDTH = 110
-"""Columns where the table isn't printed on a terminal."""
 
 
 @click.command()
@@ -136,29 +135,24 @@ def _inputs(texts: tuple[str, ...]) -> object:
 
 def show(found: Inventory, *, every: bool, codec: str = "none") -> None:
     """Print the table, and the whole model below it."""
-    from rich.console import Console
-    from rich.table import Table
-
     from testbed.units import format_duration, format_size
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _FILE_WIDTH)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cut", justify="right", no_wrap=True)
-    table.add_column("behind", overflow="ellipsis", no_wrap=True)
     encoded = codec != "none"
-    for heading in (
-        *(["tensors"] if every else []),
-        "crossing",
-        *([codec] if encoded else []),
-        "weights",
-        "GFLOP",
-        "live",
-        "time",
-        "sum",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading) if every else 4)
+    table = new_table(
+        (
+            "cut",
+            "behind",
+            *(["tensors"] if every else []),
+            "crossing",
+            *([codec] if encoded else []),
+            "weights",
+            "GFLOP",
+            "live",
+            "time",
+            "sum",
+        ),
+        texts=("behind",),
+    )
     total_s = sum(row.compute_s for row in found.segments)
     done_s = 0.0
     for row in found.segments:
@@ -175,7 +169,7 @@ def show(found: Inventory, *, every: bool, codec: str = "none") -> None:
             f"{row.compute_s * 1e3:.3g}ms",
             f"{done_s / total_s:.0%}",
         )
-    console.print(table)
+    console = print_table(table)
     words = [
         f"{found.operations} operations, {found.cuts} cuts ({found.single_tensor_cuts} that one tensor crosses)",
         f"{format_size(found.weight_bytes)} of weights",

@@ -52,7 +52,8 @@ def pareto(
     rows = front_rows(problem, found)
     show([column for column in FRONT if column != "accuracy_loss" or problem.accuracy_loss], rows)
     kind = "all of them" if found.complete else "found by NSGA-II, perhaps not all"
-    click.echo(f"{len(rows)} plans that no other beats in {', '.join(found.aims)}: {kind}", err=True)
+    plans = "1 plan" if len(rows) == 1 else f"{len(rows)} plans"
+    click.echo(f"{plans} that no other beats in {', '.join(found.aims)}: {kind}", err=True)
     if csv_file is not None:
         write(csv_file, to_csv(FRONT, rows))
     if png_file is not None:

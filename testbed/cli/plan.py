@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.options import afresh_option, experiment_argument, timeline_lines
+from testbed.cli.tables import new_table, print_table
 from testbed.spec import load_experiment
 
 if TYPE_CHECKING:
@@ -35,16 +36,12 @@ def plan(file: Path, overrides: tuple[str, ...], seed: int | None, afresh: bool,
 
 def show(found: Plan) -> None:
     """Print a plan as a table, and what it promises below."""
-    from rich.console import Console
-    from rich.table import Table
-
     from testbed.planning.table import plan_table
 
     words = plan_table(found)
-    table = Table(*words.columns, box=None, pad_edge=False, header_style="bold")
+    table = new_table(words.columns, texts=("host",))
     for index, row in enumerate(words.rows):
         table.add_row(*row, style="bold" if index == words.marked else "")
-    console = Console(highlight=False)
-    console.print(table)
+    console = print_table(table)
     for what, figure in words.summary:
         console.print(f"  {what}: {figure}", soft_wrap=True)

@@ -143,9 +143,7 @@ def solve(problem: Problem) -> Plan:
     values: Floats = np.array(found.values)
     plan = found.plans[choose(values, [weights[aim] for aim in found.aims])]
     count = len(found.plans)
-    kind = "all" if found.complete else "found by NSGA-II, perhaps not all"
-    return replace(
-        plan,
-        planning_s=time.monotonic() - started_s,
-        notes=(f"one of {count} plans that no other beats in {', '.join(found.aims)} ({kind})",),
-    )
+    which = "the only plan" if count == 1 else f"one of {count} plans"
+    kind = "" if found.complete else " (found by NSGA-II, perhaps not all)"
+    note = f"{which} that no other beats in {', '.join(found.aims)}{kind}"
+    return replace(plan, planning_s=time.monotonic() - started_s, notes=(note,))

@@ -73,7 +73,7 @@ def plan_table(plan: Plan) -> PlanTable:
     back = ("", "answer back", "", "", "", _bits(plan.return_bits), format_duration(plan.return_s), "")
     marked = len(plan.stages) if plan.bottleneck_stage is None else plan.bottleneck_stage
     return PlanTable(
-        columns=("stage", "host", "operations", "weights", "memory", "receives", "link time", "compute time"),
+        columns=("stage", "host", "operations", "weights", "memory", "receives", "link", "compute"),
         rows=(*(_stage_cells(stage) for stage in plan.stages), back),
         marked=marked,
         summary=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -148,6 +148,11 @@ class WeightsSpec(Section):
         return {aim: weight for aim in type(self).model_fields if (weight := getattr(self, aim)) > 0}
 
 
+Strategy = Literal[
+    "exact", "even", "single", "random", "joint-greedy", "k-path", "min-latency", "pareto", "dnnsplit", "dynamic"
+]
+STRATEGY_NAMES: tuple[str, ...] = get_args(Strategy)
+
 ADAPTIVE_STRATEGIES = frozenset({"dnnsplit", "dynamic"})
 """Strategies that are made to decide anew during a run."""
 
@@ -158,18 +163,7 @@ class PlacementSpec(Section):
     noun: ClassVar[str] = "placement"
 
     strategy: Annotated[
-        Literal[
-            "exact",
-            "even",
-            "single",
-            "random",
-            "joint-greedy",
-            "k-path",
-            "min-latency",
-            "pareto",
-            "dnnsplit",
-            "dynamic",
-        ],
+        Strategy,
         Field(
             description="exact: the least bottleneck, proven; even: stages of equal work, as DEFER does it; "
             "single: the whole model on the best host; random: any cuts and hosts, seeded; joint-greedy and k-path: "
