@@ -10,7 +10,7 @@ from testbed.cli.tables import new_table, print_table
 @pytest.mark.parametrize("columns", [10, 30, 80])
 def test_no_figure_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
     table = new_table(("strategy", "hosts", "bottleneck_s"), texts=("strategy",), folding="hosts")
     table.add_row("joint-greedy", "node1 node2 another-host", "0.0002293")
