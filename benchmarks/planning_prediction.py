@@ -8,9 +8,9 @@ fitted to what a run then gives. What is compared with it is the steady rate of 
 first one to the last.
 
 Compute is calibrated where links are in question, so that a busy machine doesn't blur them, and real in the cluster
-where computing is. There a prediction is too hopeful by what receiving and sending cost a host's share of a core, which
-no plan counts: about 0.75 ms of a core for an image of 602 kB, 7 % of MobileNetV2. A run that the testbed itself calls
-invalid is made again (not with ``--quick``), and its row says so.
+where computing is. No plan counts what receiving and sending take of a host's core, about 0.75 ms for an image of 602
+kB; a real host's quota has room for that (:mod:`runner.quota_fit`), and where it hasn't the run is not valid. A run
+that the testbed itself calls invalid is made again (not with ``--quick``), and its row says so.
 """
 
 from __future__ import annotations
