@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.options import experiment_argument
+from testbed.cli.outputs import OutputFile, write
 from testbed.cli.tables import new_table, print_table
 from testbed.emulation.machine import require_root
-from testbed.errors import UsageError
 from testbed.spec import load_experiment
 from testbed.spec.inference import STRATEGY_NAMES
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     metavar="all|A,B",
     help=f"Which to compare, out of {', '.join(STRATEGY_NAMES)}.",
 )
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the table here as CSV.")
+@click.option("--csv", "csv_file", type=OutputFile(), help="Write the table here as CSV.")
 @click.option("--run", "on_cluster", is_flag=True, help="Run each plan on the emulated cluster too (needs root).")
 @click.option(
     "--results",
@@ -96,17 +96,3 @@ def show(columns: Sequence[str], rows: Sequence[Row], remark: str | None = None)
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def write(file: Path, data: bytes) -> None:
-    """Write a file that the user named.
-
-    Raises:
-        UsageError: If it can't be written.
-    """
-    try:
-        file.write_bytes(data)
-    except OSError as error:
-        raise UsageError(
-            f"{file} can't be written: {error.strerror}", remedy="name a file in a folder that exists"
-        ) from error

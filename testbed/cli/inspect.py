@@ -9,8 +9,9 @@ import click
 from pydantic import ValidationError
 
 from testbed.cli.options import afresh_option
+from testbed.cli.outputs import OutputFile, write
 from testbed.cli.tables import new_table, print_table
-from testbed.errors import MachineError, UsageError
+from testbed.errors import UsageError
 from testbed.spec import load_experiment
 from testbed.spec.document import dotted
 from testbed.spec.findings import translated
@@ -31,7 +32,7 @@ DEFAULT_INPUT = "1,3,224,224"
     metavar="[NAME=]SHAPE[:DTYPE[:BELOW]]",
     help="What the model takes, such as 1,3,224,224 (the default) or input_ids=1,128:int64:30522; once for each input.",
 )
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the table here too.")
+@click.option("--csv", "csv_file", type=OutputFile(), help="Write the table here too.")
 @click.option("--all", "every", is_flag=True, help="Show every cut, also those that several tensors cross.")
 @click.option("--codec", metavar="NAME", help="What crosses in this encoding too (zstd, fp16, int8 …); the file's own.")
 @click.option("--analytic", is_flag=True, help="Run nothing: count operations and bytes on a nominal core.")
@@ -71,12 +72,7 @@ def inspect(
     if csv_file is not None:
         from runner.inspection import inventory_csv
 
-        try:
-            csv_file.write_bytes(inventory_csv(found))
-        except OSError as error:
-            raise MachineError(
-                f"{csv_file}: can't be written: {error.strerror}", remedy="Choose another file with --csv."
-            ) from error
+        write(csv_file, inventory_csv(found))
 
 
 def _codec(name: str) -> str:

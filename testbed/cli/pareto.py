@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from testbed.cli.compare_plans import show, write
+from testbed.cli.compare_plans import show
 from testbed.cli.options import experiment_argument
+from testbed.cli.outputs import OutputFile, write
 from testbed.spec import load_experiment
 
 
@@ -16,8 +17,8 @@ from testbed.spec import load_experiment
 @click.option(
     "--aims", metavar="A,B", help="What plans are weighed by, such as latency,energy; all when absent. The first is x."
 )
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the front here as CSV.")
-@click.option("--png", "png_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw the front here as PNG.")
+@click.option("--csv", "csv_file", type=OutputFile(), help="Write the front here as CSV.")
+@click.option("--png", "png_file", type=OutputFile(), help="Draw the front here as PNG.")
 def pareto(
     file: Path,
     overrides: tuple[str, ...],

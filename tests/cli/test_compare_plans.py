@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,25 @@ def test_an_unknown_strategy(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "did you mean 'k-path'" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare-plans", str(file), "--strategies", "even", "--csv", str(tmp_path / "no" / "a.csv")]) == 2
-    assert "can't be written" in capsys.readouterr().err
+@pytest.mark.parametrize(("verb", "option"), [("compare-plans", "--csv"), ("pareto", "--csv"), ("pareto", "--png")])
+def test_a_file_without_a_folder_is_refused_before_any_work(
+    verb: str, option: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, str(file), option, str(tmp_path / "no" / "a.csv")]) == 2
+    said = capsys.readouterr().err
+    assert "can't be written: there is no folder" in said
+    assert "loading" not in said
+
+
+def test_a_file_that_cannot_be_written(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["compare-plans", str(file), "--strategies", "even", "--csv", str(tmp_path / "a.csv")]) == 2
+    assert "can't be written: No space left on device" in capsys.readouterr().err
 
 
 def test_the_front_as_csv_and_png(file: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_it_refuses(arguments: tuple[str, ...], words: tuple[str, ...], ver
 
 def test_a_csv_file_that_can_not_be_written(verb: Verb, tmp_path: Path) -> None:
     shown = verb("inspect", TINY, "--input", "1,3,32,32", "--analytic", "--csv", tmp_path / "absent" / "a.csv")
-    assert_told(shown, 3, "a.csv", "--csv")
+    assert_told(shown, 2, "a.csv", "can't be written", "no folder", str(tmp_path / "absent"))
 
 
 def test_help_does_not_wait_for_torch(capsys: pytest.CaptureFixture[str]) -> None:
