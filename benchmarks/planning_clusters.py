@@ -14,7 +14,7 @@ from testbed.errors import InfeasibleError, ModelError
 from testbed.planning import exact
 from testbed.planning.adapter import chain_from
 from testbed.planning.plan import Plan
-from testbed.planning.problem import Chain, Path, Problem, Worker
+from testbed.planning.problem import Chain, Link, Path, Problem, Worker
 from testbed.planning.published import LayerGraph, chain, load_layer_graphs
 from testbed.planning.seifer import CORRECTED
 from testbed.planning.strategies import solve
@@ -136,11 +136,17 @@ def _drawn(shape: Shape, rng: np.random.Generator) -> Chain:
     )
 
 
-def _problem(model: Chain, workers: Sequence[Worker], rate_bps: Rates, time_limit_s: float) -> Problem:
-    """``rate_bps`` of indices; the dispatcher's is the number of workers."""
+def _problem(
+    model: Chain, workers: Sequence[Worker], rate_bps: Rates, time_limit_s: float, own: Sequence[float] = ()
+) -> Problem:
+    """``rate_bps`` of indices; the dispatcher's is the number of workers. On a star each has a link of its ``own``."""
     names = [*(worker.name for worker in workers), DISPATCHER]
+
+    def links(row: int, column: int) -> tuple[Link, ...]:
+        return (Link(f"{names[row]} → switch", own[row]), Link(f"switch → {names[column]}", own[column])) if own else ()
+
     paths = {
-        (source, target): Path(rate_bps(row, column))
+        (source, target): Path(rate_bps(row, column), links=links(row, column))
         for row, source in enumerate(names)
         for column, target in enumerate(names)
         if row != column
@@ -159,9 +165,8 @@ def _wifi(hosts: int, rng: np.random.Generator) -> Rates:
     return rate_bps
 
 
-def _star(hosts: int, rng: np.random.Generator) -> Rates:
-    own = [*(1e6 * np.exp(rng.uniform(np.log(2), np.log(100), hosts))), 100e6]
-    return lambda source, target: float(min(own[source], own[target]))
+def _star(own: Sequence[float]) -> Rates:
+    return lambda source, target: min(own[source], own[target])
 
 
 def _workers(memory_mib: Sequence[float], speed: Sequence[float]) -> list[Worker]:
@@ -176,21 +181,24 @@ def _spread(hosts: int, rng: np.random.Generator) -> list[Worker]:
     return _workers(memory.tolist(), np.exp(rng.uniform(np.log(0.03), np.log(0.3), hosts)).tolist())
 
 
-def _boards(hosts: int, rng: np.random.Generator) -> tuple[list[Worker], Rates]:
+def _boards(hosts: int, rng: np.random.Generator) -> tuple[list[Worker], list[float]]:
     classes = ((64.0, 0.05, 10e6), (128.0, 0.1, 50e6), (512.0, 0.3, 100e6))
     kinds = [classes[index] for index in rng.integers(0, 3, hosts)]
     own = [*(kind[2] for kind in kinds), 100e6]
-    workers = _workers([kind[0] for kind in kinds], [kind[1] for kind in kinds])
-    return workers, lambda source, target: min(own[source], own[target])
+    return _workers([kind[0] for kind in kinds], [kind[1] for kind in kinds]), own
 
 
 def problem(family: str, hosts: int, model: Chain, rng: np.random.Generator, time_limit_s: float) -> Problem:
     """One drawn problem of a family; it may be infeasible."""
     if family == "types":
-        return _problem(model, *_boards(hosts, rng), time_limit_s)
-    if family in ("hwifi", "hstar"):
-        rates = _wifi(hosts, rng) if family == "hwifi" else _star(hosts, rng)
+        workers, own = _boards(hosts, rng)
+        return _problem(model, workers, _star(own), time_limit_s, own)
+    if family == "hwifi":
+        rates = _wifi(hosts, rng)
         return _problem(model, _spread(hosts, rng), rates, time_limit_s)
+    if family == "hstar":
+        own = [*(1e6 * np.exp(rng.uniform(np.log(2), np.log(100), hosts))).tolist(), 100e6]
+        return _problem(model, _spread(hosts, rng), _star(own), time_limit_s, own)
     speed = [0.1] * hosts
     if family == "wifi":
         memory = [float(rng.uniform(64, 128))] * hosts

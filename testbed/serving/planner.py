@@ -6,6 +6,7 @@ copies of what they need, and posts :class:`~testbed.serving.messages.Planned`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -16,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from testbed.errors import InfeasibleError
 from testbed.planning.advantage import MINDS_DEMAND, advantage
 from testbed.planning.evaluate import evaluate, violations
-from testbed.planning.plan import Assignment, Plan
+from testbed.planning.plan import Assignment, Plan, Strategy
 from testbed.planning.problem import Problem
 from testbed.planning.strategies import STRATEGIES
 from testbed.serving.connection import Arrival
@@ -31,6 +32,18 @@ from testbed.serving.skipping import bridge, left_out_s
 
 HURRY_S = 1.0
 """Where hosts may hold several stages a proof may take long, and requests would wait: the best plan so far serves."""
+
+
+def _hurried(strategy: Strategy) -> Strategy:
+    """The strategy as it is used while requests wait; it takes its time where it finds nothing in a hurry."""
+
+    def solve(problem: Problem) -> Plan:
+        if problem.stages_per_host > 1 and problem.time_limit_s > HURRY_S:
+            with contextlib.suppress(InfeasibleError):
+                return strategy(dataclasses.replace(problem, time_limit_s=HURRY_S))
+        return strategy(problem)
+
+    return solve
 
 
 def lacks_of(problem: Problem, package: Package, holdings: Mapping[str, Collection[str]]) -> Lacks:
@@ -74,7 +87,7 @@ class Planner:
         self._config = config
         self._nodes = nodes
         self._post = post
-        self._strategy = STRATEGIES[config.strategy]
+        self._strategy = _hurried(STRATEGIES[config.strategy])
         self._broken: dict[tuple[str, str], float] = {}
         self._settled: Plan | None = None
         self._settled_demand_rps = 0.0
@@ -91,10 +104,9 @@ class Planner:
         since_s = now - policy.horizon_s if policy.adaptive else -math.inf
         problem = self.estimates.problem(self._nodes.usable(), since_s)
         paths = {pair: path for pair, path in problem.paths.items() if pair not in self._broken}
-        limit_s = min(problem.time_limit_s, HURRY_S) if problem.stages_per_host > 1 else problem.time_limit_s
         alone_s = 0.0 if self._settled is None else self._settled.latency_s
         demand_rps = self.estimates.demand_rps(alone_s)
-        return dataclasses.replace(problem, paths=paths, time_limit_s=limit_s, demand_rps=demand_rps)
+        return dataclasses.replace(problem, paths=paths, demand_rps=demand_rps)
 
     def priced(self, decision: Sequence[Assignment]) -> Plan:
         """A decision with what is expected of it now."""

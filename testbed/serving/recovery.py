@@ -90,13 +90,20 @@ def _moved(assignments: Sequence[Assignment], to: Mapping[str, str]) -> tuple[As
 
 
 def _patched(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:
-    """The previous decision with each lost host replaced by one that is free."""
+    """The previous decision with each lost host replaced by one that is free, or each of its stages by one."""
     live = [worker.name for worker in problem.workers]
     used = {at.host for at in previous}
-    lost = list(dict.fromkeys(at.host for at in previous if at.host not in live))
+    stages = [index for index, at in enumerate(previous) if at.host not in live]
+    lost = list(dict.fromkeys(previous[index].host for index in stages))
     free = [name for name in live if name not in used]
     for hosts in itertools.islice(itertools.permutations(free, len(lost)), MAX_RELABELLINGS):
         yield _moved(previous, dict(zip(lost, hosts, strict=True)))
+    if len(stages) > len(lost):
+        for hosts in itertools.islice(itertools.permutations(free, len(stages)), MAX_RELABELLINGS):
+            patched = list(previous)
+            for index, host in zip(stages, hosts, strict=True):
+                patched[index] = dataclasses.replace(patched[index], host=host)
+            yield tuple(patched)
 
 
 def _merged(problem: Problem, previous: Sequence[Assignment]) -> Iterator[tuple[Assignment, ...]]:

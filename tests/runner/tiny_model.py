@@ -105,3 +105,26 @@ class Pair(torch.nn.Module):
 
 def pair() -> torch.nn.Module:
     return Pair()
+
+
+class Denoiser(torch.nn.Module):
+    """An image in, an image out; between them much work on half a tensor's size, so both ends want a fast link."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = torch.nn.Conv2d(3, 24, 5, stride=4, padding=2)
+        self.widen = torch.nn.Conv2d(24, 96, 3, padding=1)
+        self.body = torch.nn.ModuleList(torch.nn.Conv2d(96, 96, 3, padding=1) for _ in range(4))
+        self.narrow = torch.nn.Conv2d(96, 24, 3, padding=1)
+        self.decode = torch.nn.ConvTranspose2d(24, 3, 4, stride=4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.widen(torch.relu(self.encode(image)))
+        for layer in self.body:
+            x = torch.relu(layer(x) + x)
+        return self.decode(torch.relu(self.narrow(x)))
+
+
+def denoiser() -> torch.nn.Module:
+    """For specifications, as :func:`tiny_net`."""
+    return Denoiser()

@@ -172,6 +172,50 @@ def test_nobody_takes_over_what_would_have_to_move_or_does_not_fit() -> None:
     assert takeover(problem(), "exact", BEFORE, {}) is None
 
 
+TWICE = (Assignment("a", 0, 1), Assignment("b", 1, 3), Assignment("a", 3, 4))
+
+
+def several(*names: str, memory_bytes: int | None = None) -> Problem:
+    """As :func:`problem`, with two stages a host."""
+    return dataclasses.replace(problem(*names, memory_bytes=memory_bytes), stages_per_host=2)
+
+
+def decided(found: Problem, holdings: dict[str, list[tuple[int, int]]]) -> list[tuple[str, int, int]]:
+    plan = replan(found, STRATEGIES["exact"], TWICE, lacks(found, holdings))
+    return [(stage.host, stage.first, stage.last) for stage in plan.stages]
+
+
+def test_a_free_host_takes_over_both_stages_of_a_lost_one() -> None:
+    left_over = several("b", "c", memory_bytes=25 * MB)
+    assert decided(left_over, {"b": [(1, 3)]}) == [("c", 0, 1), ("b", 1, 3), ("c", 3, 4)]
+
+
+def test_two_hosts_that_stand_by_for_a_stage_each_take_over_from_one() -> None:
+    found = several("b", "c", "d")
+    plan = takeover(found, "exact", TWICE, lacks(found, {"b": [(1, 3)], "c": [(0, 1)], "d": [(3, 4)]}))
+    assert plan is not None
+    assert [(stage.host, stage.first, stage.last) for stage in plan.stages] == [("c", 0, 1), ("b", 1, 3), ("d", 3, 4)]
+
+
+def test_stages_that_follow_each_other_on_a_host_once_the_one_between_is_lost_become_one() -> None:
+    assert decided(several("a"), {"a": [(0, 1), (3, 4)]}) == [("a", 0, 4)]
+
+
+def test_what_a_hosts_stages_lack_crosses_its_path_together() -> None:
+    found = several("a", "b")
+    slow = dataclasses.replace(found, paths={**found.paths, ("dispatcher", "a"): Path(1e6, 0.001)})
+    assert transfer_s(slow, {}, TWICE) == pytest.approx(20 * MB * 8 / 1e6)
+
+
+def test_a_host_that_stands_by_has_room_for_its_own_stages_beside_the_copy() -> None:
+    assert standbys(several("a", "b", memory_bytes=31 * MB), TWICE, 1) == {"b": (TWICE[0], TWICE[2])}
+    assert standbys(several("a", "b", memory_bytes=41 * MB), TWICE, 1) == {
+        "a": (TWICE[1],),
+        "b": (TWICE[0], TWICE[2]),
+    }
+    assert standbys(several("a", "b", memory_bytes=30 * MB), TWICE, 1) == {}
+
+
 def test_estimates_start_from_the_survey_and_follow_what_is_measured() -> None:
     survey = problem("a", "b")
     estimates = Estimates(survey)
