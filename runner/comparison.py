@@ -57,6 +57,8 @@ def with_strategy(experiment: Experiment, strategy: str) -> Experiment:
         changes |= {"weights": None, "accuracy": None}
     if strategy != "dnnsplit":
         changes["objective"] = "throughput"
+    if strategy != "even":
+        changes["balance"] = "compute"
     return experiment.model_copy(update={"placement": placement.model_copy(update=changes)})
 
 

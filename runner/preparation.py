@@ -215,6 +215,7 @@ def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: f
         weights={} if placement.weights is None else placement.weights.by_aim,
         demand_rps=workload.rate_rps if isinstance(workload, OpenWorkload) else 0.0,
         objective=placement.objective,
+        balance=placement.balance,
         accuracy_loss={}
         if placement.accuracy is None
         else accuracy_losses(placement.accuracy, experiment.workers, chain),

@@ -1,6 +1,7 @@
-"""DEFER's way: a chain of stages as even in compute as the model allows, on the hosts in their order.
+"""DEFER's way: a chain of stages as even as the model allows, on the hosts in their order.
 
-It sees neither speeds nor memory nor links (arXiv:2201.06769); memory and storage are only checked afterwards.
+Even in compute; or in layers (operations), as DEFER's own cuts of ResNet50 are: two residual blocks for each of eight
+hosts. It sees neither speeds nor memory nor links (arXiv:2201.06769); memory and storage are only checked afterwards.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from testbed.units import format_size
 _TOLERANCE = 1e-12
 
 
-def partition(compute_s: Sequence[float], stages: int) -> tuple[int, ...]:
+def partition(sizes: Sequence[float], stages: int) -> tuple[int, ...]:
     """Boundaries of the most even cut of a chain into ``stages`` runs: least largest run, then least sum of squares.
 
     Args:
-        compute_s: Seconds of each of ``L`` segments.
+        sizes: What is to be even, of each of ``L`` segments: seconds, or operations.
         stages: From 1 to ``L``.
 
     Returns:
         ``stages + 1`` boundaries from 0 to ``L``. Exact, by dynamic programming, O(stages · L²).
     """
-    before = np.concatenate(([0.0], np.cumsum(np.asarray(compute_s, dtype=np.float64))))
+    before = np.concatenate(([0.0], np.cumsum(np.asarray(sizes, dtype=np.float64))))
     segments = len(before) - 1
-    # runs[i, j]: compute of segments i..j-1, infinite where that is empty.
+    # runs[i, j]: size of segments i..j-1, infinite where that is empty.
     runs = before[None, :] - before[:, None]
     runs[np.tril_indices(segments + 1)] = np.inf
     least = np.full(segments + 1, np.inf)
@@ -55,7 +56,7 @@ def partition(compute_s: Sequence[float], stages: int) -> tuple[int, ...]:
 
 
 def solve(problem: Problem) -> Plan:
-    """As many stages as there are workers (or ``max_stages``, or segments), as even in compute as possible.
+    """As many stages as there are workers (or ``max_stages``, or segments), as even in ``problem.balance`` as possible.
 
     Raises:
         InfeasibleError: If a stage doesn't fit its host, or neighbours in the chain can't talk.
@@ -66,7 +67,9 @@ def solve(problem: Problem) -> Plan:
         raise missing
     workers = problem.workers
     stages = min(len(workers), problem.chain.segments, problem.max_stages or len(workers))
-    boundaries = partition(problem.chain.compute_s, stages)
+    ops = problem.chain.boundary_ops
+    layers = [after - before for before, after in itertools.pairwise(ops)]
+    boundaries = partition(layers if problem.balance == "layers" else problem.chain.compute_s, stages)
     assignments = tuple(
         Assignment(worker.name, first, last)
         for worker, (first, last) in zip(workers, itertools.pairwise(boundaries), strict=False)

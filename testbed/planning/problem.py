@@ -133,6 +133,7 @@ class Problem:
             non-dominated plans; empty means that strategy's default.
         demand_rps: Requests a second that are asked for, for strategies that mind the load; 0 means one at a time.
         objective: For strategies with several: ``latency`` or ``cost``; any other value means their default.
+        balance: What the stages of the strategy ``even`` are even in: ``compute``, or ``layers`` (operations).
         accuracy_loss: For each segment, by host, what the model's accuracy loses when the segment runs there (fewer
             bits, say), in points; losses of segments add up (a model). A missing host loses nothing.
         stages_per_host: Most stages of a host, for the strategy ``exact``; all others give a host one. Stages of a host
@@ -149,6 +150,7 @@ class Problem:
     weights: Mapping[str, float] = field(default_factory=dict)
     demand_rps: float = 0.0
     objective: str = "throughput"
+    balance: str = "compute"
     accuracy_loss: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     stages_per_host: int = 1
 

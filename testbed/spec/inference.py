@@ -179,6 +179,10 @@ class PlacementSpec(Section):
             "of its own."
         ),
     ] = "throughput"
+    balance: Annotated[
+        Literal["compute", "layers"],
+        Field(description="What the stages of even are even in: compute, or layers (operations), as DEFER's own cuts."),
+    ] = "compute"
     weights: Annotated[
         WeightsSpec | None,
         Field(description="pareto: how much each aim counts; latency, throughput and energy alike when absent."),
@@ -232,6 +236,8 @@ class PlacementSpec(Section):
                 f"has stages_per_host {self.stages_per_host}, which only the strategy exact knows; "
                 f"{self.strategy} gives a host one stage"
             )
+        if self.balance != "compute" and self.strategy != "even":
+            raise ValueError(f"has the balance {self.balance}, which only the strategy even knows, not {self.strategy}")
         if self.objective != "throughput" and self.strategy != "dnnsplit":
             raise ValueError(
                 f"has the objective {self.objective}, which only the strategy dnnsplit knows, not {self.strategy}"

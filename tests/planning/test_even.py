@@ -60,6 +60,15 @@ def test_a_chain_over_all_hosts_in_their_order() -> None:
     assert plan.gap is None
 
 
+def test_even_in_layers_counts_operations_whatever_they_take() -> None:
+    chain = replace(problem((9.0, 1.0, 1.0, 1.0), 2), balance="layers")
+    chain = replace(chain, chain=replace(chain.chain, boundary_ops=(0, 2, 4, 6, 8)))
+    assert [(stage.first_op, stage.last_op) for stage in even.solve(chain).stages] == [(0, 4), (4, 8)]
+    assert [stage.last for stage in even.solve(replace(chain, balance="compute")).stages] == [1, 4]
+    uneven = replace(chain, chain=replace(chain.chain, boundary_ops=(0, 1, 2, 3, 30)))
+    assert [stage.last for stage in even.solve(uneven).stages] == [3, 4]
+
+
 def test_no_more_stages_than_allowed_or_than_segments() -> None:
     assert len(even.solve(problem((1.0,) * 4, 3, max_stages=2)).stages) == 2
     assert len(even.solve(problem((1.0,) * 2, 3)).stages) == 2

@@ -88,6 +88,10 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
         "14: placement.stages_per_host: 0 is too small; the least is 1\nstages_per_host: exact: a host may hold up to "
         "so many stages, with stages of others between them; they share its processor, its memory and its links.",
     ),
+    "balance of another strategy": (
+        ("recovery:", "placement: {strategy: exact, balance: layers}\nrecovery:"),
+        "14: placement: has the balance layers, which only the strategy even knows, not exact",
+    ),
     "objective of another strategy": (
         ("recovery:", "placement: {strategy: exact, objective: cost}\nrecovery:"),
         "14: placement: has the objective cost, which only the strategy dnnsplit knows, not exact",
@@ -117,7 +121,8 @@ GOLDEN: dict[str, tuple[Edit, str]] = {
     "neither true nor false": (
         ("misses: 3}", "misses: 3, adaptive: maybe}"),
         "14: recovery.adaptive: 'maybe' is neither true nor false\n"
-        "adaptive: Whether a new plan is also considered when measured rates of links or speeds change.",
+        "adaptive: Whether a new plan is also considered when the measured rates, speeds or load change; when absent, "
+        "only with the strategies that are made for it: dnnsplit and dynamic.",
     ),
     "number as name": (
         ("name: quickstart", "name: 5"),
