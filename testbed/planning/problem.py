@@ -160,6 +160,23 @@ class Problem:
         room = len(self.workers) * self.stages_per_host
         return room if self.max_stages is None else min(room, self.max_stages)
 
+    @property
+    def loads_may_add_up(self) -> bool:
+        """Whether a plan can use a host or a link more than once: with one stage a host only on the way between others.
+
+        A host of such a plan sends once and receives once, so what paths from one host, or to one, have in common
+        carries one transfer.
+        """
+        if self.stages_per_host > 1:
+            return True
+        ends: dict[str, tuple[set[str], set[str]]] = {}
+        for (source, target), path in self.paths.items():
+            for link in path.links:
+                sources, targets = ends.setdefault(link.name, (set(), set()))
+                sources.add(source)
+                targets.add(target)
+        return any(len(sources) > 1 and len(targets) > 1 for sources, targets in ends.values())
+
     def unshared(self) -> Problem:
         """The problem with one stage a host and paths that have no link in common, where no loads add up."""
         paths = {pair: replace(path, links=()) if path.links else path for pair, path in self.paths.items()}

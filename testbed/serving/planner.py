@@ -31,14 +31,14 @@ from testbed.serving.recovery import TOLERANCE, Lacks, moved_bytes, pays, replan
 from testbed.serving.skipping import bridge, left_out_s
 
 HURRY_S = 1.0
-"""Where hosts may hold several stages a proof may take long, and requests would wait: the best plan so far serves."""
+"""Where loads may add up a proof may take long, and requests would wait for it: the best plan so far serves."""
 
 
 def _hurried(strategy: Strategy) -> Strategy:
     """The strategy as it is used while requests wait; it takes its time where it finds nothing in a hurry."""
 
     def solve(problem: Problem) -> Plan:
-        if problem.stages_per_host > 1 and problem.time_limit_s > HURRY_S:
+        if problem.time_limit_s > HURRY_S and problem.loads_may_add_up:
             with contextlib.suppress(InfeasibleError):
                 return strategy(dataclasses.replace(problem, time_limit_s=HURRY_S))
         return strategy(problem)

@@ -241,6 +241,19 @@ def test_a_trunk_that_two_transfers_cross_counts_with_one_stage_a_host_too() -> 
     assert front.plans[0].bottleneck_s >= plan.bottleneck_s
 
 
+def test_loads_add_up_where_hosts_or_trunks_are_used_twice() -> None:
+    names, trunk = ("d", "gateway", "inner"), Link("left → right", 1.0)
+    star = {
+        (a, b): Path(1.0, links=(Link(f"{a} → s", 1.0), Link(f"s → {b}", 1.0)))
+        for a, b in itertools.permutations(names, 2)
+    }
+    assert not replace(gateway(), paths=star).loads_may_add_up
+    assert replace(gateway(), paths=star, stages_per_host=2).loads_may_add_up
+    assert not gateway().loads_may_add_up
+    crossing = {("d", "gateway"): Path(1.0, links=(trunk,)), ("gateway", "inner"): Path(1.0, links=(trunk,))}
+    assert replace(gateway(), paths=star | crossing).loads_may_add_up
+
+
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), hosts=st.integers(1, 5), segments=st.integers(1, 10))
 def test_no_plan_breaks_a_constraint_or_is_worse_than_one_stage_a_host(seed: int, hosts: int, segments: int) -> None:

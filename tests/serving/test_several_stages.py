@@ -68,6 +68,35 @@ def test_every_request_passes_hosts_twice_with_many_in_flight(tmp_path: Path) ->
             assert all(before[1] <= after[0] for before, after in itertools.pairwise(ran))
 
 
+def test_the_stages_of_a_host_share_its_one_processor(tmp_path: Path) -> None:
+    """A calibrated host is as fast as the sum of its stages allows, not as the longest of them."""
+    with system(tmp_path, workers=2) as running:
+        operations = running.problem.chain.boundary_ops[-1]
+        op_seconds = (0.2 / operations,) * operations
+        bounds = running.problem.chain.boundary_ops
+        compute_s = tuple(sum(op_seconds[first:last]) for first, last in itertools.pairwise(bounds))
+        chain = dataclasses.replace(running.problem.chain, compute_s=compute_s)
+        workers = tuple(dataclasses.replace(worker, speed=1.0) for worker in running.problem.workers)
+        running.problem = dataclasses.replace(running.problem, chain=chain, workers=workers, stages_per_host=2)
+        outputs = tmp_path / "outputs"
+        outputs.mkdir()
+        running.start_nodes(
+            pace={"op_seconds": op_seconds, "speed": 1.0}, outputs={"folder": str(outputs), "verify_every": 20}
+        )
+        decision = route(running, "node1", "node2", "node1")
+        predicted = evaluate(running.problem, decision, "mine", None, 0.0)
+        longest_s = max(stage.compute_s for stage in predicted.stages)
+        assert predicted.bottleneck == "compute on node1"
+        assert predicted.bottleneck_s > 1.3 * longest_s
+        running.start_dispatcher(decision, window=8)
+        running.start_client(duration_s=8.0, in_flight=8)
+        assert running.finish().unanswered == 0
+        assert_each_answered_once(running.history)
+        times_s = sorted(event.t_s for event in running.of(RequestCompleted))[10:]
+        measured_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1)
+        assert measured_s == pytest.approx(predicted.bottleneck_s, rel=0.05)
+
+
 @pytest.mark.parametrize("victim", ["node1", "node2"])
 def test_a_host_with_two_stages_or_one_between_them_is_lost_and_replaced(tmp_path: Path, victim: str) -> None:
     with revisiting(tmp_path, 3) as running:
