@@ -42,6 +42,7 @@ def front_figure(front: ParetoFront, title: str, marked: Sequence[tuple[str, Seq
         dots = axes.scatter(across, up, c=_scaled(front.aims[2], columns[2]), cmap="viridis", s=26, zorder=3)
         bar = figure.colorbar(dots, ax=axes)
         bar.set_label(label, **STYLE)
+        bar.ax.tick_params(colors=MUTED, labelsize=8)
     else:
         axes.scatter(across, up, color=BLUE, s=26, zorder=3)
     for name, values in marked:
@@ -49,17 +50,18 @@ def front_figure(front: ParetoFront, title: str, marked: Sequence[tuple[str, Seq
         y = values[1] * LABELS[front.aims[1]][1] if len(front.aims) > 1 else 1.0
         axes.scatter([x], [y], marker="X", color=ORANGE, edgecolor=INK, s=70, zorder=4)
         # Towards the middle, so that a name never leaves the picture.
-        left = x > sum(axes.get_xlim()) / 2
+        left, below = x > sum(axes.get_xlim()) / 2, y > sum(axes.get_ylim()) / 2
+        offset = (-7 if left else 7, -14 if below else 6)
         axes.annotate(
-            name, (x, y), textcoords="offset points", xytext=(-7 if left else 7, 6), ha="right" if left else "left",
-            **STYLE,
+            name, (x, y), textcoords="offset points", xytext=offset, ha="right" if left else "left", **STYLE
         )  # fmt: skip
     axes.set_xlabel(LABELS[front.aims[0]][0], **STYLE)
     axes.set_ylabel(up_label, **STYLE)
     axes.grid(color=GRID, zorder=0)
     axes.tick_params(colors=MUTED, labelsize=8)
     kind = "all" if front.complete else "by NSGA-II, perhaps not all"
-    axes.set_title(f"{title}: {len(front.plans)} plans ({kind})", loc="left", **STYLE)
+    plans = "1 plan" if len(front.plans) == 1 else f"{len(front.plans)} plans"
+    axes.set_title(f"{title}: {plans} ({kind})", loc="left", **STYLE)
     return figure
 
 
