@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 
 _HEAD = struct.Struct("=8B24I")
 _RETRANSMITS = 2
@@ -32,3 +35,12 @@ def silent_s(connection: socket.socket) -> float | None:
     """How long ago the last bytes came in; None if none ever did or the connection has gone."""
     info = _info(connection)
     return None if info is None else info[_LAST_DATA_RECEIVED_MS] / 1000
+
+
+def unread_bytes(connection: socket.socket) -> int:
+    """How much has come in that nobody has read; 0 if the connection has gone."""
+    try:
+        answer = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
+    except (OSError, ValueError):
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

@@ -14,6 +14,7 @@ import pytest
 from testbed.errors import ProtocolError
 from testbed.serving.auth import Greeting, admit, new_token
 from testbed.serving.connection import Listener, Writer, arrivals, connect
+from testbed.serving.events import now_s
 from testbed.serving.mailbox import Closed, Mailbox
 from testbed.serving.patience import Patience
 from testbed.serving.wire import HEADER, MAGIC, Frame, FrameKind, Limits, encode_head
@@ -229,3 +230,33 @@ def test_a_mailbox_keeps_its_order_and_its_depth() -> None:
     assert [box.get(), box.get()] == [0, 1]
     with pytest.raises(TimeoutError):
         box.get(0.01)
+
+
+def encoded(size: int) -> bytes:
+    frame = Frame(FrameKind.DATA, 1, meta={"tensors": [], "sent_s": now_s()}, payload=(bytes(size),))
+    return encode_head(frame) + bytes(size)
+
+
+def test_a_transfer_is_timed_though_its_head_came_with_the_tail_of_the_one_before() -> None:
+    """As on a slow link that frames queue for."""
+    sending, receiving = socket.socketpair()
+    with sending, receiving:
+        first, second = encoded(8_000), encoded(8_000)
+        head, slow_s = 1_000, 0.2
+        sending.sendall(first + second[:head])
+        found = arrivals(receiving, Limits())
+        timer = threading.Timer(slow_s, sending.sendall, [second[head:]])
+        timer.start()
+        next(found)
+        timed = next(found)
+        timer.join()
+        assert timed.transfer_s is not None
+        assert slow_s / 2 < timed.transfer_s < slow_s + 1
+
+
+def test_a_transfer_is_not_timed_by_who_comes_to_read_it_too_late() -> None:
+    sending, receiving = socket.socketpair()
+    with sending, receiving:
+        sending.sendall(encoded(8_000) + encoded(8_000))
+        found = arrivals(receiving, Limits())
+        assert [next(found).transfer_s for _ in range(2)] == [None, None]
