@@ -29,6 +29,7 @@ from testbed.serving.process import DispatcherConfig
 from testbed.serving.requests import Requests
 from testbed.serving.rollout import Rollout
 from testbed.serving.scribe import Scribe
+from testbed.serving.settling import Settling
 from testbed.serving.supplies import Supplies
 from testbed.serving.wire import Frame, FrameKind
 
@@ -85,6 +86,7 @@ class Epochs:
         self._look_s: float | None = None
         self._retry_s: float | None = None
         self._blame = Blame(config, nodes, self._planner, post)
+        self._settling = Settling(config.policy.settle_s, config.policy.horizon_s)
 
     @property
     def _hosts(self) -> frozenset[str]:
@@ -260,7 +262,7 @@ class Epochs:
         """See whether another plan is worth a change, now or as soon as the epoch has served for a while."""
         self._news = reason
         forced = bool(self._skipped) or not self._nodes.usable() >= self._hosts
-        settled = now_s() - self._active_s >= self._policy.settle_s
+        settled = self._settling.has_settled(now_s() - self._active_s)
         if self._phase == "serving" and not self._weighing and (forced or settled):
             self._news = ""
             self._weighing = True
@@ -278,6 +280,8 @@ class Epochs:
             worth = plan is not None and (change.pays or change.forced)
             self._report(weighed(self._epoch, found, change, changes=worth))
             if plan is not None and worth:
+                if not change.forced:
+                    self._settling.changed(now_s() - self._active_s)
                 self._move(plan, found.reason)
         if self._news and self._phase == "serving":
             self._weigh(self._news)

@@ -27,6 +27,7 @@ class Policy:
         gain: By how much, relative, it must be ahead of no change.
         threshold: Of φ, at which a host is lost; None where a fixed number of missed heartbeats decides.
         settle_s: For so long an epoch serves at least before a change that isn't forced: until there are measurements.
+            Longer where such changes follow each other (:mod:`testbed.serving.settling`).
     """
 
     name: Name = "replan"
