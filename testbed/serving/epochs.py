@@ -222,17 +222,13 @@ class Epochs:
 
     def _recover(self, reason: str) -> None:
         """Do what the policy says for an epoch that has no plan."""
-        policy = self._policy
         missing = not self._nodes.usable() >= {at.host for at in self._decision}
-        plan = self._planner.bridge(self._whole) if policy.name == "skip" else None
+        plan = self._planner.bridge(self._whole) if self._policy.name == "skip" else None
         if plan is not None:
             self._deploy(plan, reason)
-        elif missing and policy.name == "restart":
+        elif missing and (waits_s := self._policy.waits_s) is not None:
             self._phase = "waiting"
-            self._retry_s = now_s() + policy.wait_s
-        elif missing and policy.name == "skip" and policy.otherwise == "unavailable":
-            self._phase = "waiting"
-            self._retry_s = now_s()
+            self._retry_s = now_s() + waits_s
         else:
             self._plan(reason)
 

@@ -41,6 +41,13 @@ class Policy:
     threshold: float | None = None
     settle_s: float = 5.0
 
+    @property
+    def waits_s(self) -> float | None:
+        """How long lost hosts are waited for before ``otherwise``; None where nobody waits for them."""
+        if self.name == "skip":
+            return 0.0 if self.otherwise == "unavailable" else None
+        return self.wait_s if self.name == "restart" else None
+
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """From plain data."""
