@@ -85,3 +85,28 @@ def test_dnnsplit_moves_its_cut_with_the_rate_and_back(
     assert "a request alone" in away["reason"]
     assert away["new_latency_s"] < away["latency_s"] / 1.1
     assert back["new_latency_s"] < back["latency_s"] / 1.1
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_dynamic_splits_the_model_under_load(machine: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Alone a request is answered sooner by the device; many at a time are answered sooner by both."""
+    spec = experiment(
+        "750kbit/s",
+        64,
+        0.008,
+        placement={"strategy": "dynamic", "costs": "analytic"},
+        workload={"kind": "closed", "in_flight": 6, "duration": "16s"},
+        recovery={"heartbeat": "100ms", "misses": 10},
+    )
+    with started(machine, tmp_path_factory.mktemp("dynamic"), spec) as run:
+        code, output = run.finish()
+    assert code in (0, 4), output
+    assert run.record["outcome"] == "passed", output
+    assert {row["outcome"] for row in run.rows("requests.csv")} == {"ok"}
+    assert stages_by_epoch(run)[:2] == [ALONE, SPLIT]
+    change = next(event for event in run.events() if event["event"] == "change_weighed" and event["changes"])
+    assert "requests/s are asked for" in change["reason"]
+    assert change["new_latency_s"] > change["latency_s"]
+    before, after = run.record["summary"]["epochs"][:2]
+    assert after["measured_rps"] > 1.2 * before["measured_rps"]
