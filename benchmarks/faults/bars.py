@@ -5,6 +5,7 @@
   With ``int8`` on the wire the first right answer is there by then too.
 - ``replan`` needs its planning (200 ms at most) and the time that the missing weights take at the link's rate, 10 %
   more at most.
+- ``skip`` decides within the 16.82 ms that CONTINUER's authors give for theirs (arXiv 2206.05267).
 
 Each figure is the median of several faults. ResNet-50's hosts have a core each (calibrated), so loading, linking and
 warming a stage up take the time that they take on this machine. "Serves again" is the epoch's ``active_s``; the first
@@ -32,6 +33,7 @@ SILENCE_MS = 1e3 * MISSES * HEARTBEAT_S + 50.0
 STANDBY_MS = 500.0
 PLANNING_MS = 200.0
 TRANSFER = 1.1
+DECISION_MS = 16.82
 RATE_BPS = 50e6
 
 CRASHES = 5
@@ -114,8 +116,21 @@ def replan() -> dict[str, Any]:
     return resnet(POLICIES["replan"].recovery, faults, 16.0)
 
 
+def skip() -> dict[str, Any]:
+    """The host of a residual stage crashes, and comes back, several times."""
+    faults = [{"at": "1s", "restart": {"stage": 1}, "for": "800ms", "every": "3s", "times": 3}]
+    return experiment("skip", POLICIES["skip"], 1, 10.0, faults)
+
+
 INT8 = "standby, int8"
-EXPERIMENTS = {"crashes": crashes, "power cuts": power_cuts, "standby": standby, INT8: standby_int8, "replan": replan}
+EXPERIMENTS = {
+    "crashes": crashes,
+    "power cuts": power_cuts,
+    "standby": standby,
+    INT8: standby_int8,
+    "replan": replan,
+    "skip": skip,
+}
 
 
 def detections_s(tables: Tables) -> list[float]:
@@ -179,6 +194,11 @@ def rows(folders: Mapping[str, Sequence[Path]]) -> Iterator[Row]:
         note = f"{statistics.median([one.transfer_s for one in found] or [math.nan]):.3f} s for the weights at the rate"
         yield _median("replan", "deployment / transfer of its weights", ratios, TRANSFER, 1.0, note)
         yield from _parts("replan", found)
+    if "skip" in tables:
+        found = [one for run in tables["skip"] for one in recoveries(run)]
+        planning_ms = [1e3 * one.planning_s for one in found]
+        yield _median("skip", "from detection to decision (ms)", planning_ms, DECISION_MS, DECISION_MS, "CONTINUER's")
+        yield _median("skip", "from decision to service (ms)", [1e3 * one.activation_s for one in found])
 
 
 def _parts(case: str, found: Sequence[Recovery]) -> Iterator[Row]:

@@ -241,10 +241,12 @@ def test_figures_come_from_the_tables_and_can_be_over_their_bars(tmp_path: Path)
     assert found.planning_s == pytest.approx(0.011)
     assert found.activation_s == pytest.approx(0.39)
     assert found.transfer_s == pytest.approx(2 * 3 * 2**20 * 8 / (50e6 * 1448 / 1514))
-    rows = {(r.case, r.measure): r for r in bars.rows({"crashes": [folder], "standby": [folder], "replan": [folder]})}
+    runs = {name: [folder] for name in ("crashes", "standby", "replan", "skip")}
+    rows = {(row.case, row.measure): row for row in bars.rows(runs)}
     assert rows["crashes", "detection (ms)"].ok
     assert rows["standby", "serves again after detection (ms)"].value == pytest.approx(401)
     assert rows["replan", "planning (ms)"].ok
+    assert rows["skip", "from detection to decision (ms)"].value == pytest.approx(11)
     assert not dataclasses.replace(rows["standby", "serves again after detection (ms)"], high=400.0).ok
 
 

@@ -141,7 +141,6 @@ def test_a_bridge_leaves_out_what_was_lost_and_is_priced() -> None:
     assert found is not None
     assert (found.strategy, found.skipped) == ("skip", ((20, 30),))
     assert [stage.host for stage in found.stages] == ["a", "b", "d"]
-    assert 0 < found.planning_s < 0.0168
     assert thinker.priced([WHOLE[0], WHOLE[3]]).skipped == ((10, 30),)
     assert planner(residual("b", "c", "d"))[0].bridge(WHOLE) is None
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-
-import pytest
 
 from testbed.planning.plan import Assignment
 from testbed.planning.problem import Chain, Path, Problem, Worker
@@ -136,26 +131,3 @@ def test_stages_that_can_not_reach_each_other_make_no_bridge() -> None:
     found = problem("a", "c")
     paths = {pair: path for pair, path in found.paths.items() if pair != ("a", "c")}
     assert bridge(dataclasses.replace(found, paths=paths), stages(0, 1, 4, 9), unasked) is None
-
-
-@pytest.mark.parametrize("blocks", [16, 48])
-def test_it_is_decided_far_below_the_sixteen_milliseconds_of_continuer(blocks: int) -> None:
-    """Its overhead of selecting a technique is at most 16.82 ms (arXiv 2206.05267)."""
-    chain = Chain(
-        boundary_ops=tuple(range(blocks + 3)),
-        boundary_bits=(1e6,) * (blocks + 3),
-        weight_bytes=(MB,) * (blocks + 2),
-        activation_bytes=(MB,) * (blocks + 2),
-        compute_s=(0.01,) * (blocks + 2),
-        streams=(None, *(1,) * (blocks + 1), None),
-    )
-    names = [f"node{number}" for number in range(8)]
-    cuts = [round(number * (blocks + 2) / 8) for number in range(9)]
-    whole = tuple(Assignment(name, *pair) for name, pair in zip(names, itertools.pairwise(cuts), strict=True))
-    left = problem(*(name for name in names if name != "node5"), chain=chain)
-    took_s = []
-    for _ in range(9):
-        began_s = time.perf_counter()
-        assert bridge(left, whole, unasked) is not None
-        took_s.append(time.perf_counter() - began_s)
-    assert statistics.median(took_s) < 2e-3
