@@ -15,7 +15,8 @@ from tests.runner.real_run import experiment, started
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SETTLED_S = 2.0
-MOST_ERROR = 0.05
+MOST_ERROR = 0.08
+"""The gateway's link also carries the acknowledgements of all that it sends, about 2 %, which no plan counts."""
 HOSTS = ("gateway", "inner", "gateway")
 
 
