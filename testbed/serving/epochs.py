@@ -358,11 +358,12 @@ class Epochs:
             self._planner.shun(self._config.host, first)
             self._fence(f"{first} acknowledges nothing")
             return
-        news = self._lookout.look(plan, self._weighed_s)
-        if reason := self._news or news:
+        news = self._lookout.look(plan)
+        reason = self._news or news
+        if not reason and self._phase == "serving":
+            reason = self._lookout.drift(self._decision, self._weighed_s)
+        if reason:
             self._weigh(reason)
-        elif self._phase == "serving" and (drift := self._lookout.drift(self._decision)):
-            self._weigh(drift)
 
     # Deploy ----------------------------------------------------------------------------------------------------------
 

@@ -25,24 +25,28 @@ class Lookout:
         self._slowness = Slowness(report, config.misses * config.heartbeat_s)
         self._was_shunning = False
 
-    def look(self, plan: Plan, weighed_s: float) -> str:
-        """Why another plan may be worth a change, in words; empty if nothing has happened.
+    def look(self, plan: Plan) -> str:
+        """Which of the hosts may serve better or worse than before, in words; empty if nothing has happened.
 
         Args:
             plan: The one that serves.
-            weighed_s: When a change was considered last.
         """
         busy_s = self._nodes.busy_s()
         for host in self._slowness.watch(plan, busy_s):
             self._planner.toils(plan, host, busy_s[host])
         forgiven = self._planner.shunning_until_s() is None
         was_shunning, self._was_shunning = self._was_shunning, not forgiven
-        if was_shunning and forgiven:
-            return "what had failed may work again"
-        if self._policy.adaptive and now_s() - weighed_s > self._policy.horizon_s:
-            return "what was measured has aged"
-        return ""
+        return "what had failed may work again" if was_shunning and forgiven else ""
 
-    def drift(self, decision: Sequence[Assignment]) -> str:
-        """How a decision's bottleneck has changed, where that counts; each change is told once."""
-        return self._planner.drift(decision) if self._policy.adaptive else ""
+    def drift(self, decision: Sequence[Assignment], weighed_s: float) -> str:
+        """Why an adaptive policy should weigh a decision anew, in words; each change of its figures is told once.
+
+        Args:
+            decision: The one that serves.
+            weighed_s: When a change was considered last.
+        """
+        if not self._policy.adaptive:
+            return ""
+        if drift := self._planner.drift(decision):
+            return drift
+        return "what was measured has aged" if now_s() - weighed_s > self._policy.horizon_s else ""
