@@ -1,4 +1,4 @@
-"""What holds for all tests: who may run those marked ``root``, and where examples and measured times are kept."""
+"""What holds for all tests: what they are marked with, who may run those marked ``root``, and where caches are kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
 REPOSITORY = Path(__file__).parent.parent
+PURE = tuple(REPOSITORY / "tests" / name for name in ("model", "planning", "spec"))
+"""Folders of tests that judge no times, and start nothing that does."""
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
-
-_skipped_at_collection = pytest.StashKey[list[str]]()
 
 set_hypothesis_home_dir(REPOSITORY / ".venv" / "cache" / "hypothesis")
 # No deadline: the machines that run this share their cores, so the time of one example says nothing.
@@ -35,8 +35,12 @@ def repository() -> Path:
     return REPOSITORY
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_skipped_at_collection] = []
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is ``pure``, before tests are selected by their marks."""
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in PURE):
+            item.add_marker("pure")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -56,21 +60,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A module skipped as a whole hides its root tests, so in CI that counts as a failure too."""
     report = yield
     if IN_CI and report.skipped:
-        collector.config.stash[_skipped_at_collection].append(report.nodeid)
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: a module may not be skipped in CI"
     return report
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if session.config.stash[_skipped_at_collection] and exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for nodeid in config.stash[_skipped_at_collection]:
-        terminalreporter.write_line(f"FAILED {nodeid} - a module may not be skipped in CI", red=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from runner.events import RunStarted
 from testbed.emulation.processes import ProcessIdentity
 from testbed.serving.events import EpochActive, EpochFenced, Event, HostFound, HostLost, PlanAdopted
 from testbed.spec.faults.timeline import timeline
-from tests.conftest import REPOSITORY
+from tests.emulation.world import world
 
 SOAK_TIMEOUT_S = 220
 
@@ -129,7 +128,8 @@ def test_what_grows_is_over_its_bar(taken: Callable[[int], Footprint], over: set
 def test_two_minutes_of_chaos_lose_nothing_and_leak_nothing(tmp_path: Path) -> None:
     table = tmp_path / "soak.csv"
     command = [sys.executable, "-m", "benchmarks.soak", "--quick", "--csv", str(table), "--results", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SOAK_TIMEOUT_S, check=False, cwd=REPOSITORY)
+    with world() as machine:
+        done = machine.run(*command, check=False, timeout_s=SOAK_TIMEOUT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     with table.open(newline="") as file:
         rows = {(row["case"], row["measure"]): float(row["value"]) for row in csv.DictReader(file)}

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Guest:
         status: Exit status of the command; None when it didn't end: the deadline passed, or the kernel died.
         log: Output of the command.
         console: Output of the kernel, its end.
-        seconds: From the start of the program to its end.
+        seconds: From the start of the program to the end of the command.
     """
 
     status: int | None
@@ -67,13 +67,17 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-def boot(argv: Sequence[str], out: Path, deadline_s: float) -> Guest:
-    """Run a command in a new guest, as its root.
+@contextlib.contextmanager
+def booted(argv: Sequence[str], out: Path, deadline_s: float) -> Iterator[Callable[[], Guest]]:
+    """Run a command in a new guest, as its root; the guest is killed at the end of the block.
 
     Args:
         argv: The command.
         out: The folder that is /out inside, see :func:`folder`.
-        deadline_s: Seconds until the guest is killed.
+        deadline_s: Seconds until the guest is waited for no longer.
+
+    Yields:
+        What waits for the end of the command, and tells what came of it.
     """
     (out / "argv").write_bytes(b"".join(word.encode() + b"\0" for word in argv))
     shutil.copy(_INIT, out / "init")
@@ -88,22 +92,30 @@ def boot(argv: Sequence[str], out: Path, deadline_s: float) -> Guest:
             env={**os.environ, "TMPDIR": str(_memory_folder(out))},
             start_new_session=True,
         )
-        try:
-            process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            # Its processes outside are all of one session; none may stay behind, whatever ended it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    status = _text(out / "status").strip()
-    return Guest(
-        int(status) if status else None,
-        _text(out / "log"),
-        _text(console)[-_CONSOLE_TAIL:],
-        time.monotonic() - began_s,
-    )
+
+    def end() -> None:
+        # Its processes outside are all of one session; none may stay behind, whatever ended it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def guest() -> Guest:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, began_s + deadline_s - time.monotonic()))
+        end()
+        status = _text(out / "status").strip()
+        return Guest(
+            int(status) if status else None,
+            _text(out / "log"),
+            _text(console)[-_CONSOLE_TAIL:],
+            # By the files' times: it may have ended long before it was waited for.
+            (out / "status").stat().st_mtime - (out / "argv").stat().st_mtime if status else deadline_s,
+        )
+
+    try:
+        yield guest
+    finally:
+        end()
 
 
 def _command(out: Path) -> list[str]:

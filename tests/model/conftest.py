@@ -26,6 +26,12 @@ def input_of(name: str) -> InputShape:
     return (1, 3, size, size)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As every server has; and the machine's other CPUs may be somebody else's (tests/kernel)."""
+    torch.set_num_threads(1)
+
+
 @cache
 def _load(name: str) -> tuple[torch.nn.Module, ModelGraph]:
     module = load_model(name=name, input_shape=input_of(name), seed=1)

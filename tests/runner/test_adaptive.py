@@ -10,6 +10,8 @@ import pytest
 from tests.emulation.world import World, world
 from tests.runner.real_run import NAME, RealRun, started
 
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone]
+
 
 def experiment(rate: str, side: int, device: float, **changes: Any) -> dict[str, Any]:
     """A slow device beside the dispatcher, and a fast cloud behind a slower link; the model's times are nominal.
@@ -58,8 +60,6 @@ SPLIT = [("device", False), ("cloud", True)]
 ALONE = [("device", False)]
 
 
-@pytest.mark.root
-@pytest.mark.slow
 def test_dnnsplit_moves_its_cut_with_the_rate_and_back(
     machine: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -89,8 +89,6 @@ def test_dnnsplit_moves_its_cut_with_the_rate_and_back(
     assert back["new_latency_s"] < back["latency_s"] / 1.1
 
 
-@pytest.mark.root
-@pytest.mark.slow
 def test_dynamic_splits_the_model_under_load(machine: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Alone a request is answered sooner by the device; many at a time are answered sooner by both."""
     spec = experiment(

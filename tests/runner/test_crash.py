@@ -13,7 +13,7 @@ from runner.events import RunEnded
 from runner.history import read_events
 from tests.emulation.snapshot import Snapshot, difference
 from tests.emulation.world import World, world
-from tests.runner.real_run import NAME, RealRun, experiment, started
+from tests.runner.real_run import NAME, RATE, RealRun, experiment, started
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -22,7 +22,12 @@ SETTLED_S = 10.0
 PROMPT_S = 25.0
 """From the death of a part to the end of the run: its clean-up, its tables and figures included."""
 
+WORKER = {"cpu": 0.1, "memory": "64MiB", "storage": "64MiB"}
 SPEC = experiment(
+    # As small as has all parts, and quick to set up: every case is a run.
+    hosts={"dispatcher": {"cpu": 0.3}, **dict.fromkeys(("node1", "node2"), WORKER)},
+    links=[{"between": [host, "s1"], "rate": RATE, "delay": "1ms"} for host in ("dispatcher", "node1", "node2")],
+    compute={"mode": "calibrated"},
     workload={"kind": "closed", "in_flight": 4, "duration": "1500ms"},
     faults=[
         {"at": "300ms", "kill": "node2"},
@@ -77,6 +82,8 @@ SET_UP: dict[str, Step] = {
     "plan adopted": event("plan_adopted"),
     "client": event("client_ready"),
 }
+FITTING: dict[str, Step] = {"quotas are fitted": event("quota_probed")}
+"""Only where hosts compute for real."""
 RUN: dict[str, Step] = {
     "workload": event("run_started"),
     "first answer": event("request_completed"),
@@ -111,7 +118,7 @@ def before(machine: World) -> Snapshot:
 
 
 def snapshot(machine: World) -> Snapshot:
-    return machine.snapshot(f"testbed-{NAME}-", "testbed-doctor-")
+    return machine.snapshot(f"testbed-{NAME}-", machine.doctors)
 
 
 def assert_nothing_left(machine: World, before: Snapshot, settled_s: float = SETTLED_S) -> None:
@@ -129,10 +136,11 @@ def assert_cleans_up(machine: World, before: Snapshot) -> None:
     assert_nothing_left(machine, before)
 
 
-@pytest.mark.parametrize("step", [*BEFORE, *SET_UP, *RUN, *TEARDOWN])
+@pytest.mark.parametrize("step", [*BEFORE, *SET_UP, *FITTING, *RUN, *TEARDOWN])
 def test_killed_runner_leaves_what_clean_removes(step: str, machine: World, before: Snapshot, tmp_path: Path) -> None:
-    with started(machine, tmp_path, SPEC, "--delay-backend", "delayline") as run:
-        run.wait_until({**BEFORE, **SET_UP, **RUN, **TEARDOWN}[step])
+    spec = SPEC | {"compute": {"mode": "real"}} if step in FITTING else SPEC
+    with started(machine, tmp_path, spec, "--delay-backend", "delayline") as run:
+        run.wait_until({**BEFORE, **SET_UP, **FITTING, **RUN, **TEARDOWN}[step])
         told = len(run.events())
         run.kill("runner")
         code, output = run.finish()

@@ -55,6 +55,7 @@ def beating() -> Iterator[None]:
 
 
 @pytest.mark.root
+@pytest.mark.alone
 def test_a_busy_host_gets_a_slice_in_most_periods(tmp_path: Path) -> None:
     """Without the metronome it gets a tick's worth (4 ms at 250 Hz) of its 1 ms, and pauses for four periods."""
     manager = CgroupManager.detect()

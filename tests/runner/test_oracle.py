@@ -15,7 +15,7 @@ import pytest
 from tests.emulation.world import World, world
 from tests.runner.real_run import RealRun, experiment, started
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SETTLED_S = 1.5
 TOLERANCE = 0.08

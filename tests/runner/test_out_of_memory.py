@@ -21,7 +21,7 @@ from testbed.spec.inference import ModelSpec
 from testbed.spec.links import LinkSpec
 from testbed.spec.workload import ClosedWorkload
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone]
 
 MIB = 1 << 20
 SHAPE = (1, 1024)

@@ -14,7 +14,7 @@ import pytest
 from tests.emulation.world import World, world
 from tests.runner.real_run import experiment, started
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

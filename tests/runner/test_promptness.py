@@ -13,6 +13,7 @@ _POLICY = "import os; print(os.sched_getscheduler(0))"
 
 
 @pytest.mark.root
+@pytest.mark.alone
 def test_only_the_calling_thread_is_prompt_and_nothing_that_it_starts() -> None:
     found: dict[str, int] = {}
 

@@ -44,7 +44,7 @@ def nothing_is_left(machine: World) -> Iterator[None]:
 
 
 def snapshot(machine: World) -> Snapshot:
-    return machine.snapshot(f"testbed-{NAME}-", "testbed-doctor-")
+    return machine.snapshot(f"testbed-{NAME}-", machine.doctors)
 
 
 Finish = Callable[..., RealRun]
@@ -157,6 +157,7 @@ def test_everything_belongs_to_the_caller_of_sudo(whole: RealRun) -> None:
     assert {(path.lstat().st_uid, path.lstat().st_gid) for path in paths} == {(CALLER, CALLER)}
 
 
+@pytest.mark.alone
 def test_links_are_what_was_asked_for(whole: RealRun) -> None:
     rows = whole.rows("fidelity.csv")
     rates = [row for row in rows if row["check"].startswith("rate_")]

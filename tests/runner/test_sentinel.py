@@ -39,6 +39,7 @@ def test_samples_survive_the_history() -> None:
     assert event_from_json(to_json(sample(0.1, 2.5))) == sample(0.1, 2.5)
 
 
+@pytest.mark.alone
 def test_it_reports_every_wake_up_and_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
     naps = [0]

@@ -12,7 +12,7 @@ import pytest
 from tests.emulation.world import World, world
 from tests.runner.real_run import experiment, started
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SETTLED_S = 2.0
 MOST_ERROR = 0.08

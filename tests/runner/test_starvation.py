@@ -9,7 +9,7 @@ import pytest
 from tests.emulation.world import world
 from tests.runner.real_run import experiment, started
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone]
 
 
 def test_no_host_is_lost_on_a_link_throttled_to_1_mbit_while_it_carries_a_megabyte(tmp_path: Path) -> None:

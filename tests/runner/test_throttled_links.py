@@ -11,7 +11,7 @@ import pytest
 from tests.emulation.world import World, world
 from tests.runner.real_run import NAME, RealRun, started
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone]
 
 TENSOR_BITS = 256 * 32 * 32 * 32
 THROTTLED_BPS = 1_000_000
