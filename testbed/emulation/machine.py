@@ -199,7 +199,7 @@ def _cgroups(run_root: Path, is_root: bool) -> tuple[int | None, tuple[Check, Ch
         if not is_root:
             untried = Check("cgroups", False, _NOT_TRIED, _AS_ROOT, limits, True)
             return version, (untried, dataclasses.replace(untried, name="disk rates", needed_for=disks, required=False))
-        manifest = RunManifest.create(f"doctor-{os.getpid()}", run_root)
+        manifest = RunManifest.create(doctors_name(), run_root)
         try:
             cgroup = manager.create(manifest, "host", CpuLimit(share=0.1, period_s=0.02), 64 * 2**20)
             fault = "" if cgroup.limits_disks else "control groups can't limit the rates of disks"
@@ -214,6 +214,11 @@ def _cgroups(run_root: Path, is_root: bool) -> tuple[int | None, tuple[Check, Ch
         Check("cgroups", True, f"version {version}, CPU quota and memory limit", "", limits, True),
         _check("disk rates", fault, "works", DISK_REMEDY, disks, required=False),
     )
+
+
+def doctors_name() -> str:
+    """What the cgroups that are tried bear; containers have process numbers of their own, but one tree of cgroups."""
+    return f"doctor-{Path('/proc/self/ns/pid').stat().st_ino}-{os.getpid()}"
 
 
 def _probe() -> Mapping[str, str]:

@@ -267,6 +267,7 @@ def test_rss_counts_what_a_process_holds(manifest: RunManifest) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.alone
 def test_kill_all_ends_processes_that_fork_and_ignore_signals(manifest: RunManifest) -> None:
     cgroup = CgroupManager.detect().create(manifest, "node1", None, None)
     code = (

@@ -8,7 +8,7 @@ import pytest
 
 from testbed.emulation import machine
 from testbed.emulation.cgroup_tree import CgroupMounts
-from testbed.emulation.machine import Capabilities, Check, capabilities, require
+from testbed.emulation.machine import Capabilities, Check, capabilities, doctors_name, require
 from testbed.emulation.machine_probe import FEATURES
 from testbed.errors import MachineError
 
@@ -111,4 +111,4 @@ def test_a_real_probe_finds_what_a_run_needs_and_leaves_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
     mounts = CgroupMounts.read()
     points = {*mounts.v1.values(), *filter(None, [mounts.v2])}
-    assert not [path for point in points for path in point.glob(f"testbed-doctor-{os.getpid()}")]
+    assert not [path for point in points for path in point.glob(f"testbed-{doctors_name()}")]

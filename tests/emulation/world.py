@@ -57,6 +57,11 @@ class World:
         """The journals of its runs."""
         return self.root / "run/testbed"
 
+    @property
+    def doctors(self) -> str:
+        """How the names of cgroups begin that runs in it make to see what the machine can do."""
+        return f"testbed-doctor-{Path(f'/proc/{self.init_pid}/ns/pid').stat().st_ino}-"
+
     def argv(self, *argv: str) -> list[str]:
         """A command line that runs a command in this world."""
         # Temporary files go where nobody else's are, and matplotlib is given no place of its own. To enter a mount
