@@ -8,6 +8,7 @@ disk and its limits, and a server that was just started; nothing of what it had 
 
 from __future__ import annotations
 
+import functools
 import signal
 import time
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from runner.balloon import offer
 from runner.events import DOWN_STATES, HostStateChanged
 from runner.faults.base import InForce
 from runner.lab_servers import KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, Servers
+from runner.preparation import speed
 from testbed.emulation.cgroups import CpuLimit
 from testbed.emulation.cluster import Cluster
 from testbed.emulation.nursery import ServerProcess
@@ -45,6 +47,7 @@ class LabHosts:
 
     def __init__(self, experiment: Experiment) -> None:
         self._hosts = experiment.hosts
+        self._speed = functools.partial(speed, experiment)
         self._dispatcher = experiment.dispatcher
         self._entries: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self._speeds: dict[str, Path] = {}
@@ -273,7 +276,7 @@ class LabHosts:
             most = max(wanted, declared) if host == self._dispatcher else 1.0
             self.servers.set_cpu(host, scaled(fitted, min(most, wanted) / min(most, declared)))
         if host in self._speeds:
-            write_speed(self._speeds[host], wanted if limit is None else min(1.0, wanted))
+            write_speed(self._speeds[host], self._speed(wanted))
         return InForce(now_s(), f"{wanted:.3g} of a core")
 
     def set_memory(self, host: str, limit_bytes: int | None, by: Hashable = None) -> InForce:

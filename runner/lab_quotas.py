@@ -11,7 +11,7 @@ from runner.events import QuotaFitted, QuotaProbed
 from runner.history import History
 from runner.lab_servers import KILL_TIMEOUT_S, LISTEN_TIMEOUT_S, Servers
 from runner.limits import Duty, duties
-from runner.preparation import Prepared
+from runner.preparation import Prepared, speed
 from testbed.emulation.cgroups import CpuLimit
 from testbed.serving.events import now_s
 from testbed.spec.experiment import Experiment
@@ -67,7 +67,7 @@ def fit_quotas(servers: Servers, prepared: Prepared, package: Path, history: His
         if number > quota_fit.CORRECTIONS:
             continue
         for host, (wanted_s, _) in off.items():
-            limits[host] = quota_fit.corrected(min(1.0, declared[host]), wanted_s, trials[host])
+            limits[host] = quota_fit.corrected(speed(experiment, declared[host]), wanted_s, trials[host])
         _adopt(servers, quota_fit.within(limits, declared, cores))
 
 
@@ -87,7 +87,7 @@ def _measure_paces(
 ) -> dict[str, tuple[float, quota_fit.Pace]]:
     """What each host's stage should take and what it takes, all hosts computing at once under their quotas."""
     wanted_s = {
-        host: duty.core_s / min(1.0, experiment.hosts[host].share) / quota_fit.MARGIN
+        host: duty.core_s / speed(experiment, experiment.hosts[host].share) / quota_fit.MARGIN
         for host, duty in duties_of.items()
     }
     for host, duty in duties_of.items():

@@ -67,6 +67,19 @@ class Outfit:
         )
         return 30.0 + 3 * transfer_s
 
+    @cached_property
+    def _decision(self) -> tuple[Assignment, ...]:
+        """The first plan's stages."""
+        return tuple(Assignment(stage.host, stage.first, stage.last) for stage in self._prepared.plan.stages)
+
+    @cached_property
+    def _copies(self) -> dict[str, tuple[Assignment, ...]]:
+        """The stages that each host stands by for from the start."""
+        recovery = self._experiment.recovery
+        if recovery.policy != "standby":
+            return {}
+        return standbys(self._prepared.emulated.problem, self._decision, recovery.replicas)
+
     def write_model(self) -> None:
         """Write the model for the dispatcher, and for whoever measures its stages."""
         write_package(self._prepared.graph, self.package)
@@ -165,7 +178,7 @@ class Outfit:
     def _pace(self, host: str) -> dict[str, Any]:
         """What a worker needs to hold its results back to its declared speed."""
         experiment = self._experiment
-        write_speed(self.speed_file(host), speed(experiment, host))
+        write_speed(self.speed_file(host), speed(experiment, experiment.hosts[host].share))
         return {
             "op_seconds": self._prepared.op_seconds,
             "speed": str(self.speed_file(host)),
@@ -184,10 +197,7 @@ class Outfit:
 
     def _prestage(self, host: str, store: Path) -> None:
         """Put the weights of a host's stage, and of those that it stands by for, on its disk, as an image would."""
-        package, problem = Package(self.package), self._prepared.emulated.problem
-        recovery, bounds = self._experiment.recovery, problem.chain.boundary_ops
-        decision = [Assignment(stage.host, stage.first, stage.last) for stage in self._prepared.plan.stages]
-        copies = standbys(problem, decision, recovery.replicas) if recovery.policy == "standby" else {}
-        for at in (*(at for at in decision if at.host == host), *copies.get(host, ())):
+        package, bounds = Package(self.package), self._prepared.emulated.problem.chain.boundary_ops
+        for at in (*(at for at in self._decision if at.host == host), *self._copies.get(host, ())):
             for chunk_id in package.chunk_sizes(bounds[at.first], bounds[at.last]):
                 (store / chunk_id).write_bytes(package.chunk(chunk_id))

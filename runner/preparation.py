@@ -182,7 +182,7 @@ def survey(experiment: Experiment, network: Network, chain: Chain, time_scale: f
     workers = tuple(
         Worker(
             name=name,
-            speed=speed(experiment, name),
+            speed=speed(experiment, experiment.hosts[name].share),
             memory_bytes=experiment.hosts[name].memory_bytes,
             storage_bytes=experiment.hosts[name].storage_bytes,
             overhead_bytes=SERVER_OVERHEAD_BYTES,
@@ -234,12 +234,11 @@ def at_start(problem: Problem, experiment: Experiment) -> Problem:
     )
 
 
-def speed(experiment: Experiment, host: str) -> float:
-    """How fast a host computes, relative to one core of this machine.
+def speed(experiment: Experiment, share: float) -> float:
+    """How fast a host with a share of a core computes, relative to one core of this machine.
 
     What really runs is one thread, which can't use more than one core; a calibrated host may be faster than that.
     """
-    share = experiment.hosts[host].share
     return share if experiment.compute.mode == "calibrated" else min(1.0, share)
 
 

@@ -69,6 +69,25 @@ def without_room(running: System, decision: tuple[Assignment, ...]) -> None:
     running.problem = dataclasses.replace(running.problem, workers=workers)
 
 
+def serve(running: System, duration_s: float, *, hosts: int = 3, room: bool = False, **policy: str) -> None:
+    """Start everything under the policy, and wait until it answers.
+
+    Args:
+        running: Where.
+        duration_s: Of the workload.
+        hosts: With a stage.
+        room: Whether hosts have memory for more than their own stages.
+        policy: What it has besides its name.
+    """
+    decision = stages(running, hosts)
+    if not room:
+        without_room(running, decision)
+    running.start_nodes()
+    running.start_dispatcher(decision, policy={"name": "skip", **policy})
+    running.start_client(duration_s=duration_s)
+    running.wait_for(RequestCompleted, 3)
+
+
 def finish(running: System, codec: str = NONE) -> list[RequestCompleted]:
     """Wait for all outcomes; the degraded answers, judged: all must be right, and those of plans that leave nothing out
     must not be among them.
@@ -93,12 +112,7 @@ def wait_degraded(running: System, count: int) -> None:
 
 def test_a_lost_residual_stage_is_left_out_until_its_host_is_back(tmp_path: Path, nursery: Nursery) -> None:
     with system(tmp_path, nursery=nursery) as running:
-        decision = stages(running)
-        without_room(running, decision)
-        running.start_nodes()
-        running.start_dispatcher(decision, policy={"name": "skip"})
-        running.start_client(duration_s=2.0)
-        running.wait_for(RequestCompleted, 3)
+        serve(running, 2.0)
         running.servers["node2"].kill()
         running.wait_state("degraded")
         wait_degraded(running, 5)
@@ -123,10 +137,7 @@ def test_a_lost_residual_stage_is_left_out_until_its_host_is_back(tmp_path: Path
 
 def test_weights_travel_ahead_to_a_spare_while_degraded_answers_are_given(tmp_path: Path, nursery: Nursery) -> None:
     with system(tmp_path, workers=4, nursery=nursery) as running:
-        running.start_nodes()
-        running.start_dispatcher(stages(running), policy={"name": "skip"})
-        running.start_client(duration_s=1.5)
-        running.wait_for(RequestCompleted, 3)
+        serve(running, 1.5, room=True)
         running.servers["node2"].kill()
         running.wait_for(EpochActive, 3)
         finish(running)
@@ -144,12 +155,7 @@ def test_weights_travel_ahead_to_a_spare_while_degraded_answers_are_given(tmp_pa
 
 def test_another_loss_while_degraded_is_left_out_too(tmp_path: Path, nursery: Nursery) -> None:
     with system(tmp_path, workers=4, nursery=nursery) as running:
-        decision = stages(running, hosts=4)
-        without_room(running, decision)
-        running.start_nodes()
-        running.start_dispatcher(decision, policy={"name": "skip"})
-        running.start_client(duration_s=2.0)
-        running.wait_for(RequestCompleted, 3)
+        serve(running, 2.0, hosts=4)
         running.servers["node2"].kill()
         wait_degraded(running, 3)
         running.servers["node3"].kill()
@@ -192,10 +198,7 @@ def test_a_host_that_has_the_stages_on_both_sides_goes_on_alone(tmp_path: Path, 
 
 def test_where_nothing_can_be_left_out_a_new_plan_is_made(tmp_path: Path, nursery: Nursery) -> None:
     with system(tmp_path, nursery=nursery) as running:
-        running.start_nodes()
-        running.start_dispatcher(stages(running), policy={"name": "skip"})
-        running.start_client(duration_s=1.0)
-        running.wait_for(RequestCompleted, 3)
+        serve(running, 1.0, room=True)
         running.servers["node1"].kill()
         running.wait_for(EpochActive, 2)
         assert finish(running) == []
@@ -204,12 +207,7 @@ def test_where_nothing_can_be_left_out_a_new_plan_is_made(tmp_path: Path, nurser
 
 def test_or_the_service_is_unavailable_until_a_bridge_is_possible(tmp_path: Path, nursery: Nursery) -> None:
     with system(tmp_path, nursery=nursery) as running:
-        decision = stages(running)
-        without_room(running, decision)
-        running.start_nodes()
-        running.start_dispatcher(decision, policy={"name": "skip", "otherwise": "unavailable"})
-        running.start_client(duration_s=1.5)
-        running.wait_for(RequestCompleted, 3)
+        serve(running, 1.5, otherwise="unavailable")
         running.servers["node1"].kill()
         running.servers["node2"].kill()
         running.wait_state("unavailable")
@@ -226,12 +224,7 @@ def test_a_dispatcher_that_is_started_again_takes_the_bridge_up_and_still_ends_i
     tmp_path: Path, nursery: Nursery
 ) -> None:
     with system(tmp_path, nursery=nursery) as running:
-        decision = stages(running)
-        without_room(running, decision)
-        running.start_nodes()
-        running.start_dispatcher(decision, policy={"name": "skip"})
-        running.start_client(duration_s=3.0)
-        running.wait_for(RequestCompleted, 3)
+        serve(running, 3.0)
         running.servers["node2"].kill()
         wait_degraded(running, 3)
         running.servers[DISPATCHER].kill()
