@@ -153,12 +153,27 @@ def check_share(t_s: float, host: str, share: float, used_share: float, bars: Ve
 
 
 def check_overshoot(
-    t_s: float, host: str, due_s: float, overshoot_s: float, *, real: bool, bars: VerdictSpec = DEFAULTS
+    t_s: float, host: str, pace_s: float, overshoot_s: float, *, real: bool, bars: VerdictSpec = DEFAULTS
 ) -> Check:
-    """How much later than due a host released its results, over all of them; later means too slow a host."""
-    over = overshoot_s / due_s
+    """How much later than due a host released its results, on average; later means too slow a host.
+
+    It is judged by what it can do to a run. A stage that is far from being the bottleneck may be late by much of its
+    own short time, which neither throughput nor latency shows.
+
+    Args:
+        t_s: When it is judged.
+        host: Which.
+        pace_s: Time from one request to the next at the bottleneck of its plan.
+        overshoot_s: Mean of how much later than due.
+        real: Whether it computes for real.
+        bars: The thresholds.
+    """
+    over = overshoot_s / pace_s
     why = ", or receiving and sending take more than its share has to spare" if real else ""
-    words = f"released its results {over * 100:.1f} % later than due: this machine is too busy{why}"
+    words = (
+        f"released its results {format_duration(overshoot_s)} later than due, {over * 100:.1f} % of the time from one "
+        f"request to the next: this machine is too busy{why}"
+    )
     return _share(t_s, "overshoot_pct", host, over, bars.real_overshoot if real else bars.overshoot, words)
 
 

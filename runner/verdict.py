@@ -9,7 +9,6 @@ takes all checks and gives the verdict, which is the worst of theirs. The thresh
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -85,6 +84,7 @@ def checks_of_stages(events: Sequence[Event], bars: VerdictSpec = DEFAULTS) -> l
     for event in events:
         if isinstance(event, QuotaFitted):
             fits.setdefault(event.host, []).append(event)
+    pace_s = 1 / first.throughput_rps
     # Quotas are fitted to the longest stage of each host.
     fitted = {stage.host: stage for stage in sorted(first.stages, key=lambda stage: stage.compute_s)}
     for stage in first.stages:
@@ -95,9 +95,8 @@ def checks_of_stages(events: Sequence[Event], bars: VerdictSpec = DEFAULTS) -> l
         ran = found.get(stage.stage, [])
         if len(ran) < 5 or stage.compute_s <= 0:
             continue
-        took_s = math.fsum(event.finished_s - event.started_s for event in ran)
-        over_s = math.fsum(event.overshoot_s or 0.0 for event in ran)
-        checks.append(check_overshoot(end, stage.host, took_s - over_s, over_s, real=stage.host in fits, bars=bars))
+        over_s = fmean(event.overshoot_s or 0.0 for event in ran)
+        checks.append(check_overshoot(end, stage.host, pace_s, over_s, real=stage.host in fits, bars=bars))
     return checks
 
 

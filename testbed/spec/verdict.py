@@ -105,7 +105,10 @@ class VerdictSpec(Section):
     )
     overshoot: Annotated[
         ShareBar,
-        Field(description="calibrated: how much later than due a host released its results, relative to its time."),
+        Field(
+            description="calibrated: how much later than due a host released its results, relative to the time from "
+            "one request to the next at the plan's bottleneck."
+        ),
     ] = Bar(0.03, 0.10)
     real_overshoot: Annotated[
         ShareBar,

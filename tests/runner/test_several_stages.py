@@ -15,8 +15,10 @@ from tests.runner.real_run import experiment, started
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SETTLED_S = 2.0
-MOST_ERROR = 0.08
-"""The gateway's link also carries the acknowledgements of all that it sends, about 2 %, which no plan counts."""
+DURATION_S = 12.0
+MOST_ERROR = 0.05
+"""The gateway's link also carries the acknowledgements of all that it sends, 2.3 %, which no plan counts; and TCP takes
+a moment to fill it again after a loss."""
 HOSTS = ("gateway", "inner", "gateway")
 
 
@@ -39,7 +41,7 @@ def around(**changes: Any) -> dict[str, Any]:
             "model": {"module": "tests.runner.tiny_model:denoiser", "input": [1, 3, 128, 128]},
             "placement": {"strategy": "exact", "stages_per_host": 2},
             "compute": {"mode": "calibrated"},
-            "workload": {"kind": "closed", "in_flight": 12, "duration": "12s"},
+            "workload": {"kind": "closed", "in_flight": 12, "duration": f"{DURATION_S}s"},
             "faults": [],
             **changes,
         }
@@ -58,7 +60,7 @@ def test_a_gateway_with_two_stages_gives_what_is_predicted(machine: World, tmp_p
     (epoch,) = run.rows("epochs.csv")
     assert epoch["predicted_bottleneck"] == "link s1 → gateway, shared"
     times = sorted(float(row["completed_s"]) for row in requests)
-    times = [time_s for time_s in times if time_s > SETTLED_S]
+    times = [time_s for time_s in times if SETTLED_S < time_s < DURATION_S]
     measured_rps = (len(times) - 1) / (times[-1] - times[0])
     assert measured_rps == pytest.approx(float(epoch["predicted_rps"]), rel=MOST_ERROR)
     assert {row["stage"] for row in run.rows("hosts.csv") if row["host"] == "gateway"} >= {"0 2"}

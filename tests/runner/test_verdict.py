@@ -282,6 +282,13 @@ def test_results_that_are_released_too_late_are_told(
     assert (real.check, real.level) == ("overshoot_pct", real_level)
 
 
+def test_a_short_stage_far_from_the_bottleneck_may_be_late_by_much_of_its_time(
+    plan: Callable[..., PlanAdopted],
+) -> None:
+    (found,) = verdict.checks_of_stages([plan(0.0, 1, ["node1"]), *_ran("node1", 0.0014, 0.0004)])
+    assert found.level == "valid"
+
+
 def test_a_share_that_a_fault_changes_is_judged_by_its_mean() -> None:
     def samples(shares: list[float], used: list[float]) -> list[Event]:
         total, found = 0.0, list[Event]()
