@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.alone, pytest.mark
 
 SETTLED_S = 2.0
 DURATION_S = 12.0
-MOST_ERROR = 0.05
-"""The gateway's link also carries the acknowledgements of all that it sends, 2.3 %, which no plan counts; and TCP takes
-a moment to fill it again after a loss."""
+MOST_ERROR = 0.12
+"""The gateway's link also carries the acknowledgements of all that it sends, about 2 %, which no plan counts; and its
+queue drops packets of the two connections that share it, which TCP has to send again."""
 HOSTS = ("gateway", "inner", "gateway")
 
 
