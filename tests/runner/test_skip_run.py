@@ -58,9 +58,7 @@ def test_a_skipped_stage_is_hardly_missed_and_comes_back(tmp_path: Path) -> None
 
     # Whole, degraded until the weights are on the spare, whole; degraded until the server is back, whole.
     epochs = skipping.rows("epochs.csv")
-    # What comes then is whole as well: with every host there another plan may be found that pays.
-    assert [bool(row["skipped"]) for row in epochs[:5]] == [False, True, False, True, False]
-    assert not any(row["skipped"] for row in epochs[5:])
+    assert [bool(row["skipped"]) for row in epochs] == [False, True, False, True, False]
     assert [row["strategy"] for row in epochs if row["skipped"]] == ["skip", "skip"]
     plans = [[row["host"] for row in skipping.rows("plan.csv") if row["epoch"] == each["epoch"]] for each in epochs]
     assert plans[0] == ["node1", "node2", "node3"]
