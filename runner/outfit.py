@@ -115,9 +115,7 @@ class Outfit:
             "package": str(self.package),
             "survey": problem_to_json(self._prepared.emulated.problem),
             "strategy": experiment.placement.strategy,
-            "first_plan": [
-                {"host": stage.host, "first": stage.first, "last": stage.last} for stage in self._prepared.plan.stages
-            ],
+            "first_plan": [dataclasses.asdict(stage) for stage in self._decision],
             "heartbeat_s": experiment.recovery.heartbeat_s,
             "misses": experiment.recovery.misses,
             "policy": self._policy(),

@@ -103,8 +103,10 @@ class World:
         self.run(sys.executable, "-S", "-c", f"import os; os.kill({pid}, {number.value})")
 
     def snapshot(self, *names: str) -> Snapshot:
-        """What there is in it now; of control groups only those with one of the names in their path."""
-        found: Snapshot = json.loads(self.run(sys.executable, "-m", "tests.emulation.snapshot", *names).stdout)
+        """What there is in it now; of control groups only those with one of the names in their path, or a doctor's."""
+        found: Snapshot = json.loads(
+            self.run(sys.executable, "-m", "tests.emulation.snapshot", self.doctors, *names).stdout
+        )
         return found
 
 

@@ -118,7 +118,7 @@ def before(machine: World) -> Snapshot:
 
 
 def snapshot(machine: World) -> Snapshot:
-    return machine.snapshot(f"testbed-{NAME}-", machine.doctors)
+    return machine.snapshot(f"testbed-{NAME}-")
 
 
 def assert_nothing_left(machine: World, before: Snapshot, settled_s: float = SETTLED_S) -> None:

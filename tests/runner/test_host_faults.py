@@ -59,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRun]:
 
 
 def snapshot_of(machine: World) -> dict[str, list[str]]:
-    return machine.snapshot(f"testbed-{NAME}-", machine.doctors)
+    return machine.snapshot(f"testbed-{NAME}-")
 
 
 def states(run: RealRun, host: str) -> list[str]:

@@ -44,7 +44,7 @@ def nothing_is_left(machine: World) -> Iterator[None]:
 
 
 def snapshot(machine: World) -> Snapshot:
-    return machine.snapshot(f"testbed-{NAME}-", machine.doctors)
+    return machine.snapshot(f"testbed-{NAME}-")
 
 
 Finish = Callable[..., RealRun]
