@@ -138,6 +138,8 @@ class Writer:
         name: For the thread's name.
         on_sent: Called after each frame, on the writer's thread.
         on_error: Called once when sending failed, on the writer's thread.
+        owns: Whether nobody else has to do with the connection: then the writer closes it at its own end, whereas one
+            with a reader is closed by that.
     """
 
     def __init__(
@@ -148,8 +150,10 @@ class Writer:
         name: str,
         on_sent: Sent | None = None,
         on_error: Callable[[OSError], None] | None = None,
+        owns: bool = False,
     ) -> None:
         self._connection = connection
+        self._owns = owns
         self._waiting: Mailbox[Frame | Iterable[Frame]] = Mailbox(depth)
         self._on_sent = on_sent
         self._on_error = on_error
@@ -200,6 +204,9 @@ class Writer:
             self.close()
             if self._on_error is not None:
                 self._on_error(error)
+        finally:
+            if self._owns:
+                self._connection.close()
 
 
 Serve = Callable[[socket.socket, Greeting], None]

@@ -161,6 +161,6 @@ def open_pipeline(
         except (OSError, ProtocolError) as error:
             post(PipelineOpened(epoch, host, None, f"its stage can't be reached: {error}"))
             return
-        post(PipelineOpened(epoch, host, Writer(connection, depth=depth, name=f"stage 0 on {host}")))
+        post(PipelineOpened(epoch, host, Writer(connection, depth=depth, name=f"stage 0 on {host}", owns=True)))
 
     threading.Thread(target=run, name=f"open epoch {epoch}", daemon=True).start()

@@ -312,6 +312,7 @@ class Node:
             on_error=lambda error: self._fail(
                 assembly.epoch, f"nothing more can be sent to {assembly.next_host}: {error}", assembly.next_host
             ),
+            owns=True,
         )
         return slot
 

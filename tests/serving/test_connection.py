@@ -198,6 +198,25 @@ def test_a_writer_whose_peer_has_gone_tells_and_takes_no_more() -> None:
         assert not writer.offer(Frame(FrameKind.CHUNK))
 
 
+@pytest.mark.parametrize("owns", [True, False])
+@pytest.mark.parametrize("gone", [True, False], ids=["failed", "closed"])
+def test_a_writer_closes_what_it_owns(owns: bool, gone: bool) -> None:
+    """At once, not when the collector comes to what a failure has tied together: descriptors would pile up."""
+    left, right = socket.socketpair()
+    with left, right:
+        writer = Writer(left, depth=1, name="whose", owns=owns)
+        (thread,) = [one for one in threading.enumerate() if one.name == "write whose"]
+        if gone:
+            right.close()
+            writer.put(Frame(FrameKind.CHUNK, payload=(bytes(1 << 20),)))
+        else:
+            writer.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert (left.fileno() == -1) == owns
+        assert not writer.cut_off
+
+
 def test_closing_a_mailbox_wakes_who_waits_on_either_side() -> None:
     full: Mailbox[int] = Mailbox(1)
     full.put(1)
