@@ -38,7 +38,7 @@ from testbed.errors import TestbedError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("matrix", "bars")
-QUICK_CELLS = 45
+QUICK_CELLS = 40
 BAR_RUNS = 3
 """Of each experiment; each has several faults."""
 

@@ -14,6 +14,8 @@ LATENCY_MS = 0.005
 """Rounding of a latency and the two times that it is the difference of."""
 ERROR_PCT = 1e-6
 """Rounding of an error."""
+DISK_LAG_S = 1.0
+"""A dispatcher that was started without its disk tries to open its journal ten times a second, and then reads it."""
 
 
 def _found(level: Level, rule: str, line: Line, text: str) -> Finding:
@@ -148,12 +150,12 @@ def rejections_have_a_reason(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _without_a_disk(evidence: Evidence, since_s: float, until_s: float) -> bool:
-    """Whether a fault of the dispatcher's disk was in force at some time of a span."""
+    """Whether a fault of the dispatcher's disk was in force at some time of a span, or just before."""
     return any(
         fault.text("kind").startswith("disk")
         and evidence.dispatcher in fault.words("hosts")
         and (started_s := fault.maybe("started_s")) is not None
         and started_s <= until_s
-        and ((healed_s := fault.maybe("healed_s")) is None or healed_s >= since_s)
+        and ((healed_s := fault.maybe("healed_s")) is None or healed_s + DISK_LAG_S >= since_s)
         for fault in evidence.tables["faults.csv"]
     )

@@ -14,6 +14,9 @@ segments.
 
 Durability: a record that was appended is with the kernel and survives the process (``kill -9``). :meth:`Journal.sync`
 brings it to the disk; how often that happens is its caller's policy (:mod:`testbed.serving.scribe`).
+
+No file is held open from one record to the next. So a disk that was taken away and came back is written again as soon
+as it is there, and one can be made read-only, which no kernel does to a file that is open for writing.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +96,7 @@ class Journal:
     """The journal of one dispatcher; opening it recovers what the last one left.
 
     Every method that writes raises OSError when the disk doesn't take it, and the journal is then as it was before: the
-    caller may try again. :meth:`sync` may be called from another thread.
+    caller may try again. :meth:`sync` may be called from another thread. Nothing has to be closed.
 
     Args:
         folder: Its own; made if it doesn't exist.
@@ -112,7 +115,7 @@ class Journal:
         self._lock = threading.Lock()
         self._open: dict[int, int] = {}  # request → the segment that its record is in
         self._serial = 0
-        self._written: set[int] = set()  # descriptors with something that is not on the disk
+        self._written: set[int] = set()  # numbers of segments with something that is not on the disk
         self._closed: list[int] = []  # numbers of segments, oldest first
         self._standing = Standing()
         self._end = 0  # of the last record
@@ -122,16 +125,21 @@ class Journal:
         self.recovered = self._recover(numbers)
         self._closed = numbers[:-1]
         self._number = numbers[-1] if numbers else 0
-        self._fd = os.open(self._path(self._number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(self._fd, self._end)
-            self._sync_folder()
-        except OSError:
-            os.close(self._fd)
-            raise
+        with self._opened(self._number) as fd:
+            os.ftruncate(fd, self._end)
+        _sync(self._folder)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08}.journal"
+
+    @contextlib.contextmanager
+    def _opened(self, number: int, flags: int = 0) -> Iterator[int]:
+        """A segment's descriptor for writing; the segment is made if there is none."""
+        fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -221,25 +229,15 @@ class Journal:
             OSError: If the disk doesn't take it.
         """
         with self._lock:
-            copies = [os.dup(fd) for fd in self._written]
+            numbers = set(self._written)
             self._written.clear()
         try:
-            for copy in copies:
-                os.fdatasync(copy)
+            for number in sorted(numbers):
+                self._sync_segment(number)
         except OSError:
             with self._lock:
-                self._written.add(self._fd)
+                self._written |= numbers
             raise
-        finally:
-            for copy in copies:
-                os.close(copy)
-
-    def close(self) -> None:
-        """Close the files."""
-        with self._lock:
-            for fd in {self._fd, *self._written}:
-                os.close(fd)
-            self._written.clear()
 
     def _append(self, head: bytes, payload: Buffer) -> None:
         if self._end >= self._segment_bytes:
@@ -248,51 +246,51 @@ class Journal:
 
     def _write(self, parts: Sequence[Buffer]) -> None:
         """Put bytes behind the last record, all or none."""
-        if self._torn:
-            os.ftruncate(self._fd, self._end)
-            self._torn = False
-        pending = [memoryview(part).cast("B") for part in parts if len(part)]
-        at = self._end
-        try:
-            while pending:
-                count = os.pwritev(self._fd, pending, at)
-                at += count
-                while pending and count >= len(pending[0]):
-                    count -= len(pending.pop(0))
-                if count:
-                    pending[0] = pending[0][count:]
-        except OSError:
-            self._torn = at > self._end
-            raise
+        with self._opened(self._number) as fd:
+            if self._torn:
+                os.ftruncate(fd, self._end)
+                self._torn = False
+            pending = [memoryview(part).cast("B") for part in parts if len(part)]
+            at = self._end
+            try:
+                while pending:
+                    count = os.pwritev(fd, pending, at)
+                    at += count
+                    while pending and count >= len(pending[0]):
+                        count -= len(pending.pop(0))
+                    if count:
+                        pending[0] = pending[0][count:]
+            except OSError:
+                self._torn = at > self._end
+                raise
         self._end = at
         with self._lock:
-            self._written.add(self._fd)
+            self._written.add(self._number)
 
     # Segments --------------------------------------------------------------------------------------------------------
 
     def _rotate(self) -> None:
         """Go on in a new segment, which begins with the standing and the open requests of a segment too many."""
         number = self._number + 1
-        fd = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        before = (self._fd, self._number, self._end, self._torn)
-        self._fd, self._number, self._end, self._torn = fd, number, 0, False
+        before = (self._number, self._end, self._torn)
         try:
+            with self._opened(number, os.O_TRUNC):
+                self._number, self._end, self._torn = number, 0, False
             self._write(encode(Kind.STANDING, self._standing.to_json()))
             copied = [] if len(self._closed) < MOST_CLOSED else self._copy_open(self._closed[0])
-            os.fdatasync(fd)  # before anything that it replaces is removed
+            _sync(self._path(number))  # before anything that it replaces is removed
         except OSError:
             with self._lock:
-                self._written.discard(fd)
-            os.close(fd)
-            self._fd, self._number, self._end, self._torn = before
+                self._written.discard(number)
+            self._number, self._end, self._torn = before
             with contextlib.suppress(OSError):
                 self._path(number).unlink()
             raise
         self._open.update(dict.fromkeys(copied, number))
-        self._closed.append(before[1])
+        self._closed.append(before[0])
         self._drop_finished()
-        self._retire(before[0], needed=before[1] in self._closed)
-        self._sync_folder()
+        self._settle(before[0])
+        _sync(self._folder)
 
     def _copy_open(self, number: int) -> list[int]:
         """Append the records of a segment's open requests; returns their ids."""
@@ -304,16 +302,17 @@ class Journal:
                 copied.append(record.meta["id"])
         return copied
 
-    def _retire(self, fd: int, *, needed: bool) -> None:
-        """Close a segment's descriptor, once it is on the disk; one that was dropped never gets there."""
+    def _settle(self, number: int) -> None:
+        """Bring a segment that gets no more records to the disk; one that was dropped never gets there."""
         with self._lock:
-            unsynced = fd in self._written
-            self._written.discard(fd)
-        try:
-            if needed and unsynced:
-                os.fdatasync(fd)
-        finally:
-            os.close(fd)
+            unsynced = number in self._written
+            self._written.discard(number)
+        if unsynced and number in self._closed:
+            self._sync_segment(number)
+
+    def _sync_segment(self, number: int) -> None:
+        with contextlib.suppress(FileNotFoundError):  # nobody needs it any more, or it has gone with its disk
+            _sync(self._path(number))
 
     def _drop_finished(self) -> None:
         """Remove the oldest segments as long as none of their requests is open.
@@ -326,9 +325,11 @@ class Journal:
                 self._path(self._closed[0]).unlink(missing_ok=True)
                 del self._closed[0]
 
-    def _sync_folder(self) -> None:
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+
+def _sync(path: Path) -> None:
+    """Bring a file, or what a folder lists, to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

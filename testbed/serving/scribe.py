@@ -28,7 +28,7 @@ from testbed.serving.messages import EpochsReserved, Journalled, JournalOpened, 
 
 SYNC_PERIOD_S = 0.5
 """What is answered and dropped within it never costs the disk anything."""
-RETRY_S = 0.5
+RETRY_S = 0.1
 _LAST = 19
 """Nice value of the journal's thread."""
 
@@ -134,12 +134,8 @@ class Scribe:
         try:
             journal = Journal(self._folder)
             recovered = journal.recovered
-            try:
-                journal.stand(replace(recovered.standing, epoch_limit=recovered.standing.epoch_limit + EPOCH_BLOCK))
-                journal.sync()
-            except OSError:
-                journal.close()
-                raise
+            journal.stand(replace(recovered.standing, epoch_limit=recovered.standing.epoch_limit + EPOCH_BLOCK))
+            journal.sync()
         except OSError as error:
             self._next_try_s = now_s() + RETRY_S
             self._suffer(error)

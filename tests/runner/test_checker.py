@@ -18,6 +18,7 @@ from runner.checker.findings import Finding, Ruling
 from runner.checker.reading import DamagedFile, read_folder, read_table
 from runner.checker.rebuilding import rebuilt
 from runner.epoch_table import epoch_rows, fences
+from runner.events import FaultEffective, FaultHealed, FaultScheduled, FaultStarted
 from runner.fault_table import fault_rows
 from runner.results import TABLES, table_files
 from runner.summary import summarize
@@ -89,6 +90,22 @@ def test_a_full_queue_is_a_reason_for_a_rejection() -> None:
     assert [finding.rule for finding in ruling.errors] == ["rejected"]
     late = {**roomy, "workload": {**roomy["workload"], "deadline_s": 0.009}}
     assert check(files, late).ruling.outcome == "passed"
+
+
+@pytest.mark.parametrize(("healed_s", "rules"), [(None, []), (1.2, []), (0.5, ["rejected"])])
+@pytest.mark.parametrize("host", ["dispatcher", "node1"])
+def test_a_dispatcher_without_its_disk_may_reject(host: str, healed_s: float | None, rules: list[str]) -> None:
+    """Until it has noticed that its disk is back. The rejection is at 1.8 s."""
+    zero_s = FULL.zero_s
+    events = FULL.events()
+    events.append(
+        FaultScheduled(t_s=zero_s, fault=0, verb="disk-readonly", target=host, due_s=zero_s + 0.3, hosts=(host,))
+    )
+    events += [FaultStarted(t_s=zero_s + 0.3, fault=0), FaultEffective(t_s=zero_s + 0.3, fault=0)]
+    events += [] if healed_s is None else [FaultHealed(t_s=zero_s + healed_s, fault=0)]
+    roomy = {**FULL.spec, "workload": {**FULL.spec["workload"], "queue": 10}}
+    ruling = check(files_of(sorted(events, key=lambda event: event.t_s)), roomy).ruling
+    assert [finding.rule for finding in ruling.errors] == (rules if host == "dispatcher" else ["rejected"])
 
 
 # Each mutation changes one thing of the good history, and names the rule that must find it and the table that shows it.

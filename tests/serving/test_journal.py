@@ -26,9 +26,7 @@ def request(number: int, size: int = 40, deadline_s: float | None = None) -> Req
 
 
 def reopened(folder: Path) -> Recovered:
-    journal = Journal(folder)
-    journal.close()
-    return journal.recovered
+    return Journal(folder).recovered
 
 
 def ids(recovered: Recovered) -> list[int]:
@@ -84,7 +82,6 @@ def build(folder: Path, steps: Sequence[tuple[str, int]], segment_bytes: int = 1
     for verb, number in steps:
         model.take(journal, verb, number)
         states.append(model.state)
-    journal.close()
     return states
 
 
@@ -102,7 +99,6 @@ def test_what_was_accepted_and_not_finished_comes_back_whole(tmp_path: Path) -> 
     standing = Standing(32, (Assignment("node1", 0, 3), Assignment("node2", 3, 7)))
     journal.stand(standing)
     journal.sync()
-    journal.close()
     recovered = reopened(tmp_path / "j")
     assert recovered == Recovered(standing, (sent[0], sent[2], sent[3]), ())
 
@@ -127,7 +123,6 @@ def test_any_truncation_recovers_a_prefix_and_goes_on(steps: list[tuple[str, int
         assert state(recovered) == states[max(i for i, count in enumerate(written) if count == records)]
         journal = Journal(folder)
         journal.accept(request(99))
-        journal.close()
         again = reopened(folder)
         assert again.damage == ()
         assert ids(again) == [*ids(recovered), 99]
@@ -174,7 +169,6 @@ def test_the_size_is_bounded_by_what_is_open(tmp_path: Path) -> None:
         journal.finish([number])
         assert journal.segments <= MOST_CLOSED + 1
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) < (MOST_CLOSED + 2) * 2000
-    journal.close()
     assert ids(reopened(tmp_path)) == [0]
 
 
@@ -185,7 +179,6 @@ def test_requests_come_back_in_the_order_of_acceptance_also_after_compaction(tmp
     for number in range(100, 140):
         journal.accept(request(number, 300))
         journal.finish([number])
-    journal.close()
     assert ids(reopened(tmp_path)) == [9, 2, 5]
 
 
@@ -230,7 +223,6 @@ def test_a_full_disk_refuses_the_record_and_leaves_the_journal_as_it_was(
         journal.finish([1])
     disk.room = None
     journal.accept(request(3, 20))
-    journal.close()
     recovered = reopened(tmp_path)
     assert ids(recovered) == [1, 3]
     assert recovered.damage == ()
@@ -247,8 +239,23 @@ def test_a_disk_that_fills_up_during_a_change_of_segments(tmp_path: Path, monkey
     disk.room = None
     journal.accept(request(3))
     assert journal.segments == 2
-    journal.close()
     assert state(reopened(tmp_path)) == ([1, 3], 5)
+
+
+def test_no_file_stays_open_so_that_a_disk_can_be_made_read_only_or_be_replaced(tmp_path: Path) -> None:
+    folder, gone = tmp_path / "j", tmp_path / "gone"
+    journal = Journal(folder, segment_bytes=500)
+    for number in range(4):
+        journal.accept(request(number, 200))
+        open_files = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+        assert not any(path.startswith(str(folder)) for path in open_files)
+    folder.rename(gone)
+    with pytest.raises(FileNotFoundError):
+        journal.accept(request(4))
+    folder.mkdir()
+    journal.accept(request(5))
+    journal.sync()
+    assert ids(reopened(folder)) == [5]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
