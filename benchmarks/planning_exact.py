@@ -38,6 +38,7 @@ STEP_S = 0.25
 """What the search does between two looks at the clock, and the costing of its plan, at 50 hosts."""
 
 SEVERAL_HOSTS = (5, 10, 20)
+SEVERAL_HOSTS_QUICK = (5, 10)
 SEVERAL_LIMIT_S = 5.0
 SEVERAL_PROVEN_SHARE = 0.65
 """Measured: 0.8. What isn't proven is mostly the compute of few hosts, where segments must add up like coins."""
@@ -57,7 +58,8 @@ def rows(options: Options) -> Iterator[Row]:
         yield Row("exact", model.name, "segments", model.chain.segments, note=model.origin)
     yield from _families(chosen, 3 if options.quick else 12, options.seed)
     yield from _hard(chosen, options)
-    yield from _several(chosen, 1 if options.quick else 3, options.seed)
+    hosts, instances = (SEVERAL_HOSTS_QUICK, 1) if options.quick else (SEVERAL_HOSTS, 3)
+    yield from _several(chosen, instances, hosts, options.seed)
     yield from _unequal(chosen, 3 if options.quick else 10, options.seed)
 
 
@@ -140,9 +142,9 @@ def _hard(chosen: Sequence[Model], options: Options) -> Iterator[Row]:
                   legal(posed, plan) else "ILLEGAL", low=0.0 if legal(posed, plan) else math.inf)  # fmt: skip
 
 
-def _several(chosen: Sequence[Model], instances: int, seed: int) -> Iterator[Row]:
+def _several(chosen: Sequence[Model], instances: int, counts_of_all: Sequence[int], seed: int) -> Iterator[Row]:
     """Two stages a host, on the families; models of few segments first, which must all be proven."""
-    for segments, counts in ((COARSE_SEGMENTS, (5,)), (None, SEVERAL_HOSTS)):
+    for segments, counts in ((COARSE_SEGMENTS, (5,)), (None, counts_of_all)):
         times, gaps, gains = [], [], []
         for hosts in counts:
             taken: list[float] = []

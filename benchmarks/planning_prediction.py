@@ -16,6 +16,7 @@ that the testbed itself calls invalid is made again (not with ``--quick``), and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -31,6 +32,7 @@ from benchmarks.planning_rows import Row
 from runner.comparison import Measurement, compare_all, measure
 from runner.experiment import Options, Result, run
 from runner.preparation import Modelled, Prepared, Progress, model_of, planned
+from testbed.emulation.machine import capabilities
 from testbed.planning.comparison import Contender
 from testbed.spec import Experiment
 from testbed.spec.hosts import ComputeSpec, HostSpec
@@ -48,6 +50,9 @@ ATTEMPTS = 3
 QUICK_S, FULL_S = 8.0, 30.0
 IMAGE = (1, 3, 224, 224)
 MBIT = 1_000_000
+
+asked_once = functools.cache(capabilities)
+"""What this machine can do, for all runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,8 @@ def compared(setting: Setting, modelled: Modelled, folder: Path, attempts: int) 
         return result
 
     tried = compare_all(modelled, setting.strategies)
-    found = measure(modelled.experiment, tried, Options(folder, prepare=prepare), valid)
+    options = Options(folder, prepare=prepare, machine=asked_once, report=False)
+    found = measure(modelled.experiment, tried, options, valid)
     ran = [contender for contender in tried if contender.strategy in found]
     return [
         Compared(contender, found[contender.strategy], rate_rps)

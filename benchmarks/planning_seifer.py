@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import math
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -186,28 +188,57 @@ def rows(options: Options) -> Iterator[Row]:
         return
     graphs = load_layer_graphs(options.paper / "layer_graphs.json")
     figures = read_figures(options.paper / "seifer_bottleneck.csv")
-    count, exact_count = (200, 50) if options.quick else (600, 200)
+    count, exact_count = (100, 50) if options.quick else (600, 200)
     cells = sorted({figure.cell for figure in figures})
     asked = {cell: [(f.algorithm, f.classes) for f in figures if f.cell == cell] for cell in cells}
 
-    planners = {name: Planner(graphs[name], PUBLISHED) for name in {cell.model for cell in cells}}
-    published = {
-        cell: measure(planners[cell.model], cell, asked[cell], count, exact_count, options.seed) for cell in cells
-    }
-    yield from _reproduction(figures, published, count)
-    yield from _optimality("published rules", published)
-
     headline: list[tuple[str, int | None]] = [("k-path", CLASSES), ("joint-greedy", None), ("random", None)]
     shown = [cell for cell in cells if cell.nodes == QUIRK_NODES and ("random", None) in asked[cell]]
-    yield from _slips(graphs, shown, PUBLISHED_GRAPHS, options.seed)
+    # Nothing is timed here, so all CPUs may work; a model's cells stay together, as their partitioners remember.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
 
-    planners = {name: Planner(graphs[name], CORRECTED) for name in planners}
-    corrected = {
-        cell: measure(planners[cell.model], cell, headline, exact_count, exact_count, options.seed) for cell in cells
-    }
-    for cell, measured in corrected.items():
-        yield from _means(f"{cell}", "corrected", measured, CORRECTED)
-    yield from _optimality("corrected rules", corrected)
+        def grid(rules: SeiferRules, asked: Mapping[Cell, Sequence[tuple[str, int | None]]], graphs_each: int) -> Grid:
+            return {
+                name: pool.submit(_model, graph, rules, of_model, graphs_each, exact_count, options.seed)
+                for name, graph in graphs.items()
+                if (of_model := {cell: keys for cell, keys in asked.items() if cell.model == name})
+            }
+
+        published = grid(PUBLISHED, asked, count)
+        corrected = grid(CORRECTED, dict.fromkeys(cells, headline), exact_count)
+        slips = [pool.submit(_slips, graphs[cell.model], cell, PUBLISHED_GRAPHS, options.seed) for cell in shown]
+
+        measured = _gathered(published, cells)
+        yield from _reproduction(figures, measured, count)
+        yield from _optimality("published rules", measured)
+        for found in slips:
+            yield from found.result()
+        measured = _gathered(corrected, cells)
+        for cell in cells:
+            yield from _means(f"{cell}", "corrected", measured[cell], CORRECTED)
+        yield from _optimality("corrected rules", measured)
+
+
+Grid = Mapping[str, Future[Mapping[Cell, Measured]]]
+"""The measured cells of each model."""
+
+
+def _model(
+    graph: LayerGraph,
+    rules: SeiferRules,
+    asked: Mapping[Cell, Sequence[tuple[str, int | None]]],
+    graphs: int,
+    exact_graphs: int,
+    seed: int,
+) -> Mapping[Cell, Measured]:
+    """All cells of a model, with one planner."""
+    planner = Planner(graph, rules)
+    return {cell: measure(planner, cell, keys, graphs, exact_graphs, seed) for cell, keys in asked.items()}
+
+
+def _gathered(grid: Grid, cells: Sequence[Cell]) -> dict[Cell, Measured]:
+    """The cells in this order, once they are measured."""
+    return {cell: grid[cell.model].result()[cell] for cell in cells}
 
 
 def _reproduction(figures: Sequence[Figure], measured: dict[Cell, Measured], count: int) -> Iterator[Row]:
@@ -278,24 +309,27 @@ def _optimality(name: str, measured: dict[Cell, Measured]) -> Iterator[Row]:
         yield Row("seifer", case, f"{name}: proven share", found.proven / len(found.exact_s), low=1.0)
 
 
-def _slips(graphs: Mapping[str, LayerGraph], cells: Sequence[Cell], count: int, seed: int) -> Iterator[Row]:
+def _slips(graph: LayerGraph, cell: Cell, count: int, seed: int) -> list[Row]:
     """What each slip alone does to the published means: it is corrected, all others stay."""
-    for cell in cells:
-        before = _slip_means(Planner(graphs[cell.model], PUBLISHED), cell, count, seed)
-        for slip in fields(SeiferRules):
-            rules = replace(PUBLISHED, **{slip.name: not getattr(PUBLISHED, slip.name)})
-            after = _slip_means(Planner(graphs[cell.model], rules), cell, count, seed)
-            for algorithm in ALGORITHMS:
-                if after[algorithm] != before[algorithm]:
-                    change = "without" if getattr(PUBLISHED, slip.name) else "with"
-                    yield Row(
-                        "seifer",
-                        f"{cell}",
-                        f"{algorithm} {change} {slip.name}",
-                        after[algorithm],
-                        reference=before[algorithm],
-                        note="mean s; reference: as published",
-                    )
+    rows = []
+    before = _slip_means(Planner(graph, PUBLISHED), cell, count, seed)
+    for slip in fields(SeiferRules):
+        rules = replace(PUBLISHED, **{slip.name: not getattr(PUBLISHED, slip.name)})
+        after = _slip_means(Planner(graph, rules), cell, count, seed)
+        change = "without" if getattr(PUBLISHED, slip.name) else "with"
+        rows += [
+            Row(
+                "seifer",
+                f"{cell}",
+                f"{algorithm} {change} {slip.name}",
+                after[algorithm],
+                reference=before[algorithm],
+                note="mean s; reference: as published",
+            )
+            for algorithm in ALGORITHMS
+            if after[algorithm] != before[algorithm]
+        ]
+    return rows
 
 
 def _slip_means(planner: Planner, cell: Cell, count: int, seed: int) -> dict[str, float]:
