@@ -4,7 +4,8 @@
 #   scripts/test.sh [--kernel] [ARGUMENT...]      --kernel: only those on the kernel of User-Mode Linux
 #
 # First those that judge times, one after the other; before them User-Mode Linux, beside those that are `pure`. Then
-# all others, as many at a time as there are CPUs. The other arguments go to pytest. Where User-Mode Linux can't be
+# all others, as many at a time as there are CPUs: more than the emulation promises to bear, so one that fails in this
+# company is told of, and judged by how it does alone. The other arguments go to pytest. Where User-Mode Linux can't be
 # installed its tests are skipped, which CI counts as failures.
 set -euo pipefail
 
@@ -37,25 +38,42 @@ if [ "${1:-}" = --kernel ]; then
 fi
 scripts/setup.sh --kernel || echo "note: without User-Mode Linux the tests on its kernel are skipped" >&2
 
-readonly SERIAL="pure or kernel or alone" SIDE_BY_SIDE=(-n "$(nproc)" --dist worksteal) NO_TESTS=5
+readonly SERIAL="pure or kernel or alone" SIDE_BY_SIDE=(-n "$(nproc)" --dist worksteal) TESTS_FAILED=1 NO_TESTS=5
 passes=0 failed=0
-pass() { # as run_pytest; that an argument selects tests of other passes only is no failure
+count() { # a pass and its status; that an argument selects tests of other passes only is no failure
+    if [ "$1" -ne "$NO_TESTS" ]; then
+        passes=$((passes + 1))
+        [ "$1" -eq 0 ] || failed=1
+    fi
+}
+serial() { # as run_pytest
     local status=0
     run_pytest "$@" || status=$?
-    if [ "$status" -ne "$NO_TESTS" ]; then
-        passes=$((passes + 1))
-        [ "$status" -eq 0 ] || failed=1
+    count "$status"
+}
+side_by_side() { # as run_pytest
+    local cache status=0
+    local -a prefix=()
+    [ "$1" != sudo ] || prefix=(sudo --)
+    cache=$(mktemp -d)
+    run_pytest "$@" -o "cache_dir=$cache" "${SIDE_BY_SIDE[@]}" || status=$?
+    if [ "$status" -eq "$TESTS_FAILED" ]; then
+        echo "note: those that failed in company are run again, alone" >&2
+        status=0
+        run_pytest "$@" -o "cache_dir=$cache" --last-failed --last-failed-no-failures none || status=$?
     fi
+    "${prefix[@]}" rm -rf "$cache"
+    count "$status"
 }
 
 if [ "$(id -u)" -eq 0 ]; then
-    pass "$SERIAL" "$@"
-    pass "not ($SERIAL)" "${SIDE_BY_SIDE[@]}" "$@"
+    serial "$SERIAL" "$@"
+    side_by_side "not ($SERIAL)" "$@"
 else
-    pass "(kernel or not root) and ($SERIAL)" "$@"
-    pass "not root and not ($SERIAL)" "${SIDE_BY_SIDE[@]}" "$@"
-    pass sudo "root and not kernel and ($SERIAL)" "$@"
-    pass sudo "root and not ($SERIAL)" "${SIDE_BY_SIDE[@]}" "$@"
+    serial "(kernel or not root) and ($SERIAL)" "$@"
+    side_by_side "not root and not ($SERIAL)" "$@"
+    serial sudo "root and not kernel and ($SERIAL)" "$@"
+    side_by_side sudo "root and not ($SERIAL)" "$@"
 fi
 if [ "$passes" -eq 0 ]; then
     exit "$NO_TESTS"

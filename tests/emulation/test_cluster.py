@@ -83,6 +83,7 @@ def assert_within_bars(made: Cluster, links: list[str] | None = None) -> list[Li
     pytest.fail(f"measured three times: {outside}")
 
 
+@pytest.mark.alone
 def test_links_do_what_the_spec_says(running: Cluster) -> None:
     measurements = assert_within_bars(running)
     assert [(found.source, found.target) for found in measurements[:2]] == [("h1", "s1"), ("s1", "h1")]
@@ -103,6 +104,7 @@ def test_hosts_reach_each_other_with_nothing_but_ipv4(running: Cluster) -> None:
         assert run(running.host_pid(host), ["ip", "-6", "-o", "address"]) == ""
 
 
+@pytest.mark.alone
 def test_link_changes_in_place_and_comes_back(running: Cluster) -> None:
     running.set_link("h1-s1", rate_bps=5_000_000, delay_s=0.02)
     try:
@@ -221,6 +223,7 @@ def test_unknown_names(running: Cluster) -> None:
         measure_links(running, ["h1-h9"])
 
 
+@pytest.mark.alone
 def test_unshaped_link_has_no_queue_until_it_is_throttled(tmp_path: Path) -> None:
     with cluster(star(2), tmp_path) as made:
         assert made.backend == "none"
@@ -254,6 +257,7 @@ def test_counters_go_on_when_a_queue_comes_and_goes(tmp_path: Path) -> None:
         assert [after - before for before, after in itertools.pairwise(totals)] == [1000, 1000]
 
 
+@pytest.mark.alone
 def test_hosts_joined_directly_relay_for_each_other(tmp_path: Path) -> None:
     network = Network(
         ("a", "b", "c"), (), (link("a", "b", rate="30Mbit/s", delay="10ms"), link("b", "c", rate="10Mbit/s"))

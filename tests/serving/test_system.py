@@ -91,6 +91,7 @@ def test_a_killed_node_is_noticed_replaced_and_nothing_is_lost_or_doubled(tmp_pa
         assert "node2" not in {stage.host for stage in last.stages}
 
 
+@pytest.mark.alone
 def test_the_stage_that_survives_stays_where_it_is(tmp_path: Path) -> None:
     with system(tmp_path) as running:
         running.start_nodes()
