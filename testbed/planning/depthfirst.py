@@ -50,27 +50,26 @@ class DepthFirst:
 
     def _extend(self, boundary: int, kind: int, used: int, steps: list[Step]) -> bool:
         """Finish a plan whose latest stage starts at ``boundary`` on ``kind``; ``steps`` grows from the end."""
-        self._deadline.check()
         farthest = self._reach[kind][boundary]
         if farthest == self._segments and self._returns[kind]:
             steps.append(Step(kind, boundary, self._segments))
             return True
-        key = (boundary, kind, used)
-        if key in self._failed:
-            return False
         if not self._nodes_left:
             raise NodeLimit
         self._nodes_left -= 1
-        stages = used.bit_count()
+        self._deadline.check()
+        # The loops below are all of the time that a search takes.
+        stages, masks, successors, failed = used.bit_count(), self._sets.masks, self._threshold.successors, self._failed
         for end in range(min(farthest, self._segments - 1), max(boundary, self._capacity.of(used).earliest - 1), -1):
             hops = self._hops[end]
-            for follower in self._threshold.successors(end, kind):
+            for follower in successors(end, kind):
                 if stages + hops[follower] > self._max_stages:
                     break  # successors come by hops, fewest first
-                if self._sets.full(used, follower):
+                if used & masks[follower] == masks[follower]:
                     continue
-                if self._extend(end, follower, self._sets.add(used, follower), steps):
+                more = self._sets.add(used, follower)
+                if (end, follower, more) not in failed and self._extend(end, follower, more, steps):
                     steps.append(Step(kind, boundary, end))
                     return True
-        self._failed.add(key)
+        failed.add((boundary, kind, used))
         return False

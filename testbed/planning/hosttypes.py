@@ -50,24 +50,27 @@ class UsedSets:
 
     With ``counted`` a last unary field counts all stages, which makes "subset" also mean "no more stages"; the label
     sweep needs it where the number of stages is limited, since it may forget which hosts were used.
+
+    Attributes:
+        masks: Of each type, all of its hosts.
     """
 
-    __slots__ = ("_counted", "_mask", "_shift", "_unit")
+    __slots__ = ("_counted", "_shift", "_unit", "masks")
 
     def __init__(self, multiplicity: Sequence[int], counted: bool) -> None:
         self._unit: list[int] = []
-        self._mask: list[int] = []
+        self.masks: list[int] = []
         shift = 0
         for copies in multiplicity:
             self._unit.append(1 << shift)
-            self._mask.append(((1 << copies) - 1) << shift)
+            self.masks.append(((1 << copies) - 1) << shift)
             shift += copies
         self._shift = shift
         self._counted = counted
 
     def add(self, used: int, kind: int) -> int:
         """``used`` and one more host of type ``kind``; the type must not be full."""
-        return used | ((used & self._mask[kind]) + self._unit[kind])
+        return used | ((used & self.masks[kind]) + self._unit[kind])
 
     def add_stage(self, used: int) -> int:
         """Count a stage, if stages are counted."""
@@ -75,11 +78,11 @@ class UsedSets:
 
     def full(self, used: int, kind: int) -> bool:
         """Whether every host of type ``kind`` is used."""
-        return used & self._mask[kind] == self._mask[kind]
+        return used & self.masks[kind] == self.masks[kind]
 
     def copies(self, used: int, kind: int) -> int:
         """How many hosts of type ``kind`` are used."""
-        return (used & self._mask[kind]).bit_count()
+        return (used & self.masks[kind]).bit_count()
 
     def stages(self, used: int) -> int:
         """Stages so far: exact where they are counted, else the hosts in the set."""
