@@ -10,7 +10,8 @@ first one to the last.
 Compute is calibrated where links are in question, so that a busy machine doesn't blur them, and real in the cluster
 where computing is. No plan counts what receiving and sending take of a host's core, about 0.75 ms for an image of 602
 kB; a real host's quota has room for that (:mod:`runner.quota_fit`), and where it hasn't the run is not valid. A run
-that the testbed itself calls invalid is made again (not with ``--quick``), and its row says so.
+that the testbed itself calls invalid is made again, and its row says so; with ``--quick`` it isn't, and links aren't
+measured before and after a run.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.planning_rows import Options as Given
 from benchmarks.planning_rows import Row
 from runner.comparison import Measurement, compare_all, measure
 from runner.experiment import Options, Result, run
+from runner.link_sample import MOST_LINKS
 from runner.preparation import Modelled, Prepared, Progress, model_of, planned
 from testbed.emulation.machine import capabilities
 from testbed.planning.comparison import Contender
@@ -177,8 +179,9 @@ class Compared:
         return 100 * (self.promise.predicted_rps / self.measured_rps - 1)
 
 
-def compared(setting: Setting, modelled: Modelled, folder: Path, attempts: int) -> list[Compared]:
-    """Run each plan of a setting, and again while its run is invalid and attempts are left."""
+def compared(setting: Setting, modelled: Modelled, folder: Path, *, quick: bool) -> list[Compared]:
+    """Run each plan of a setting; unless ``quick`` measure its links as well, and run it again if it is invalid."""
+    attempts, most_links = (1, 0) if quick else (ATTEMPTS, MOST_LINKS)
     steady: list[float] = []
 
     def prepare(declared: Experiment, progress: Progress) -> Prepared:
@@ -195,7 +198,7 @@ def compared(setting: Setting, modelled: Modelled, folder: Path, attempts: int) 
         return result
 
     tried = compare_all(modelled, setting.strategies)
-    options = Options(folder, prepare=prepare, machine=asked_once, report=False)
+    options = Options(folder, prepare=prepare, machine=asked_once, most_links=most_links, report=False)
     found = measure(modelled.experiment, tried, options, valid)
     ran = [contender for contender in tried if contender.strategy in found]
     return [
@@ -218,7 +221,7 @@ def rows(options: Given) -> Iterator[Row]:
         experiment = setting.experiment(math.fsum(first.op_seconds), duration_s)
         modelled = dataclasses.replace(first, declared=experiment, experiment=experiment)
         with tempfile.TemporaryDirectory() as folder:
-            found = compared(setting, modelled, Path(folder), 1 if options.quick else ATTEMPTS)
+            found = compared(setting, modelled, Path(folder), quick=options.quick)
         for item in found:
             errors.append(item.error_pct)
             yield Row(SECTION, f"{setting.name}, {item.contender.strategy}", "error of the prediction, %",

@@ -53,7 +53,7 @@ def stood_in(monkeypatch: pytest.MonkeyPatch, factors: list[float]) -> dict[str,
     """Twelve runs that promise 1, 2, 3 on each cluster, and give that by these factors."""
     given = iter(factors)
 
-    def compared(setting: Any, modelled: Any, folder: Path, attempts: int) -> list[Any]:
+    def compared(setting: Any, modelled: Any, folder: Path, *, quick: bool) -> list[Any]:
         return [
             planning_prediction.Compared(
                 SimpleNamespace(strategy=strategy, plan=None),  # type: ignore[arg-type]
