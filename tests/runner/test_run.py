@@ -71,7 +71,7 @@ def whole(finish: Finish) -> RealRun:
 
     A stage of the small model takes less than a quota's period, in which a host runs at the machine's full speed; only
     results that are held back take the time that they should. A machine that others load makes the emulation invalid,
-    and rightly so: such a run is repeated.
+    and rightly so: such a run is repeated, and those that look at it run alone.
     """
     for _ in range(ATTEMPTS):
         run = finish(experiment(compute={"mode": "calibrated"}), SUDO_UID=str(CALLER), SUDO_GID=str(CALLER))
@@ -97,15 +97,18 @@ def documented_files() -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
 
 
+@pytest.mark.alone
 def test_every_key_of_the_record_is_documented(whole: RealRun) -> None:
     text = (REPOSITORY / "results" / "README.md").read_text().partition("\n## `run.json`")[2].partition("\n## ")[0]
     assert [key for key in whole.record if f"`{key}`" not in text] == []
 
 
+@pytest.mark.alone
 def test_run_is_valid(whole: RealRun) -> None:
     assert whole.process.returncode == 0, whole.output
 
 
+@pytest.mark.alone
 def test_every_request_is_answered_right_exactly_once(whole: RealRun) -> None:
     rows = whole.rows("requests.csv")
     assert len(rows) >= 20
@@ -115,6 +118,7 @@ def test_every_request_is_answered_right_exactly_once(whole: RealRun) -> None:
     assert len(submitted) == len(rows)
 
 
+@pytest.mark.alone
 def test_its_tables_are_consistent(whole: RealRun) -> None:
     assert whole.folder is not None
     checked = check_run(whole.folder)
@@ -124,6 +128,7 @@ def test_its_tables_are_consistent(whole: RealRun) -> None:
     assert any(2.0 < since_s < until_s for since_s, until_s in checked.summary.downtime)
 
 
+@pytest.mark.alone
 def test_kill_is_detected_and_recovered_from(whole: RealRun) -> None:
     kill, throttle = whole.rows("faults.csv")
     assert (kill["kind"], kill["target"]) == ("kill", "node2")
@@ -137,6 +142,7 @@ def test_kill_is_detected_and_recovered_from(whole: RealRun) -> None:
     assert "node2" not in {row["host"] for row in whole.rows("plan.csv") if int(row["epoch"]) == last}
 
 
+@pytest.mark.alone
 def test_files_and_columns_are_those_that_are_documented(whole: RealRun) -> None:
     assert whole.folder is not None
     assert documented_files()
@@ -151,6 +157,7 @@ def test_files_and_columns_are_those_that_are_documented(whole: RealRun) -> None
         assert whole.rows(name) if name != "runs.csv" else True
 
 
+@pytest.mark.alone
 def test_everything_belongs_to_the_caller_of_sudo(whole: RealRun) -> None:
     paths = [whole.results, *whole.results.rglob("*")]
     assert len(paths) > 15
@@ -170,6 +177,7 @@ def test_links_are_what_was_asked_for(whole: RealRun) -> None:
         assert off_ms <= max(RTT_ERROR_MS, float(row["requested"]) * RTT_ERROR_PCT / 100), row
 
 
+@pytest.mark.alone
 def test_weights_cross_the_network(whole: RealRun) -> None:
     first = [row for row in whole.rows("plan.csv") if row["epoch"] == "1"]
     for row in first:
