@@ -40,7 +40,7 @@ from testbed.serving.events import now_s
 from testbed.serving.package import Package
 from testbed.serving.process import reporter
 
-MARGIN = 1.4
+MARGIN = 2.0
 """So much faster than declared a host computes under its quota alone."""
 CORRECTIONS = 2
 ROUNDS = 3
