@@ -197,11 +197,11 @@ def rows(options: Options) -> Iterator[Row]:
     # Nothing is timed here, so all CPUs may work; a model's cells stay together, as their partitioners remember.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
 
-        def grid(rules: SeiferRules, asked: Mapping[Cell, Sequence[tuple[str, int | None]]], graphs_each: int) -> Grid:
+        def grid(rules: SeiferRules, wanted: Asked, graphs_each: int) -> Grid:
             return {
                 name: pool.submit(_model, graph, rules, of_model, graphs_each, exact_count, options.seed)
                 for name, graph in graphs.items()
-                if (of_model := {cell: keys for cell, keys in asked.items() if cell.model == name})
+                if (of_model := {cell: keys for cell, keys in wanted.items() if cell.model == name})
             }
 
         published = grid(PUBLISHED, asked, count)
@@ -219,6 +219,9 @@ def rows(options: Options) -> Iterator[Row]:
         yield from _optimality("corrected rules", measured)
 
 
+Asked = Mapping[Cell, Sequence[tuple[str, int | None]]]
+"""Of each cell the algorithms, with their classes."""
+
 Grid = Mapping[str, Future[Mapping[Cell, Measured]]]
 """The measured cells of each model."""
 
@@ -226,7 +229,7 @@ Grid = Mapping[str, Future[Mapping[Cell, Measured]]]
 def _model(
     graph: LayerGraph,
     rules: SeiferRules,
-    asked: Mapping[Cell, Sequence[tuple[str, int | None]]],
+    asked: Asked,
     graphs: int,
     exact_graphs: int,
     seed: int,

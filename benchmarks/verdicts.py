@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from runner.fidelity_checks import stolen_share
 from runner.machine_load import sample
 
 QUICKSTART = Path(__file__).parent.parent / "topologies" / "quickstart.yaml"
@@ -53,7 +54,8 @@ def main() -> int:
         while len(idle) < arguments.runs and len(rows) < (1 + SPARE_RUNS) * arguments.runs:
             row = _run(Path(folder))
             rows.append(row)
-            idle += [row] if float(row["stolen_pct"]) <= 100 * MOST_STOLEN else []
+            if float(row["stolen_pct"]) <= 100 * MOST_STOLEN:
+                idle.append(row)
             figures = " ".join(f"{name}={row[name]}" for name in FIGURES)
             print(f"{len(rows):>3} {row['outcome']:<7} {row['verdict']:<8} {figures} {row['reasons']}", flush=True)
     if arguments.csv is not None:
@@ -74,11 +76,9 @@ def _run(folder: Path) -> dict[str, str]:
     before = sample(0.0)
     subprocess.run(command, check=False, timeout=RUN_TIMEOUT_S, capture_output=True)
     after = sample(0.0)
-    stolen_s, busy_s = after.steal_s - before.steal_s, after.busy_s - before.busy_s
-    stolen = stolen_s / (stolen_s + busy_s + after.idle_s - before.idle_s)
     with (folder / "runs.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    return {name: last[name] for name in COLUMNS} | {"stolen_pct": f"{100 * stolen:.2f}"}
+    return {name: last[name] for name in COLUMNS} | {"stolen_pct": f"{100 * stolen_share(before, after):.2f}"}
 
 
 if __name__ == "__main__":

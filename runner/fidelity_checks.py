@@ -126,9 +126,9 @@ def check_machine(samples: Sequence[MachineSample], *, quotas: bool, bars: Verdi
         if _idle(before, after) < bars.saturated_idle
     )
     span_s = max(last.t_s - first.t_s, 1e-9)
-    total_s = max((last.busy_s + last.idle_s + last.steal_s) - (first.busy_s + first.idle_s + first.steal_s), 1e-9)
+    total_s = max(_cpu_s(first, last), 1e-9)
     saturated = saturated_s / span_s
-    steal = (last.steal_s - first.steal_s) / total_s
+    steal = stolen_share(first, last)
     starved = f"no CPU was idle for {saturated * 100:.0f} % of the workload: other work, or shares too large"
     stolen = f"the hypervisor took {steal * 100:.1f} % of the CPU time"
     checks = [
@@ -196,10 +196,19 @@ def tell_drops(t_s: float, subject: str, drops: int) -> Check:
     return _check(t_s, "queue_drops_packets", subject, None, float(drops), None, "valid", "packets", "")
 
 
+def stolen_share(before: MachineSample, after: MachineSample) -> float:
+    """Of the CPU time between two samples, what a hypervisor gave to others."""
+    return (after.steal_s - before.steal_s) / max(_cpu_s(before, after), 1e-9)
+
+
+def _cpu_s(before: MachineSample, after: MachineSample) -> float:
+    """CPU seconds between two samples, of all cores."""
+    return (after.busy_s + after.idle_s + after.steal_s) - (before.busy_s + before.idle_s + before.steal_s)
+
+
 def _idle(before: MachineSample, after: MachineSample) -> float:
-    idle_s = after.idle_s - before.idle_s
-    total_s = idle_s + after.busy_s - before.busy_s + after.steal_s - before.steal_s
-    return 1.0 if total_s <= 0 else idle_s / total_s
+    total_s = _cpu_s(before, after)
+    return 1.0 if total_s <= 0 else (after.idle_s - before.idle_s) / total_s
 
 
 def _late(t_s: float, check: str, subject: str, late_s: float, bar: Bar, words: str) -> Check:

@@ -125,7 +125,7 @@ class Journal:
         self.recovered = self._recover(numbers)
         self._closed = numbers[:-1]
         self._number = numbers[-1] if numbers else 0
-        with self._opened(self._number) as fd:
+        with self._opened() as fd:
             os.ftruncate(fd, self._end)
         _sync(self._folder)
 
@@ -133,9 +133,9 @@ class Journal:
         return self._folder / f"{number:08}.journal"
 
     @contextlib.contextmanager
-    def _opened(self, number: int, flags: int = 0) -> Iterator[int]:
-        """A segment's descriptor for writing; the segment is made if there is none."""
-        fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    def _opened(self) -> Iterator[int]:
+        """The last segment's descriptor for writing; the segment is made if there is none."""
+        fd = os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             yield fd
         finally:
@@ -246,7 +246,7 @@ class Journal:
 
     def _write(self, parts: Sequence[Buffer]) -> None:
         """Put bytes behind the last record, all or none."""
-        with self._opened(self._number) as fd:
+        with self._opened() as fd:
             if self._torn:
                 os.ftruncate(fd, self._end)
                 self._torn = False
@@ -273,9 +273,9 @@ class Journal:
         """Go on in a new segment, which begins with the standing and the open requests of a segment too many."""
         number = self._number + 1
         before = (self._number, self._end, self._torn)
+        # What a change that failed may have left of this segment is cut off like a torn record.
+        self._number, self._end, self._torn = number, 0, True
         try:
-            with self._opened(number, os.O_TRUNC):
-                self._number, self._end, self._torn = number, 0, False
             self._write(encode(Kind.STANDING, self._standing.to_json()))
             copied = [] if len(self._closed) < MOST_CLOSED else self._copy_open(self._closed[0])
             _sync(self._path(number))  # before anything that it replaces is removed
