@@ -50,7 +50,7 @@ CLOSE_ENOUGH = 0.1
 LEAST_S, MOST_S = 1.5, 20.0
 LEAST_RUNS, MOST_RUNS = 4, 200
 WARM_UPS = 2
-LOWEST_FACTOR, HIGHEST_FACTOR = 0.6, 3.5
+LOWEST_FACTOR, HIGHEST_FACTOR = 0.4 * MARGIN, 2.5 * MARGIN
 """Of the declared share. A factor beyond these tells of a disturbance while it was measured, not of the quota."""
 
 
