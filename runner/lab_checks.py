@@ -31,7 +31,8 @@ def measure(lab: Lab, history: History, when: str, most: int = MOST_LINKS) -> No
         history.append(Note(t_s=now_s(), source="runner", text=text))
 
     take = functools.partial(measure_links, lab.cluster)
-    for event in settled_checks(take, chosen, network, when, experiment.compute.time_scale, experiment.verdict):
+    k, bars = experiment.compute.time_scale, experiment.verdict
+    for event in settled_checks(take, chosen, network, when, k, bars, lambda: lab.breakdown is not None):
         history.append(event)
 
 
@@ -42,6 +43,7 @@ def settled_checks(
     when: str,
     time_scale: float,
     bars: VerdictSpec,
+    is_broken: Callable[[], bool],
 ) -> Iterator[Check | Note]:
     """Measure links, those again that are off, and judge each by its last measurement.
 
@@ -55,6 +57,8 @@ def settled_checks(
         when: ``before`` or ``after`` the load.
         time_scale: The experiment's.
         bars: The thresholds.
+        is_broken: Whether a part of the emulation has died, of which people are to hear at once: nothing is measured
+            again then.
     """
     for left in reversed(range(MOST_MEASUREMENTS)):
         found = take(links)
@@ -62,7 +66,8 @@ def settled_checks(
             name: list(link_checks((one for one in found if one.link == name), network, when, time_scale, bars))
             for name in links
         }
-        links = [name for name, checks in judged.items() if left and not all(check.ok for check in checks)]
+        final = not left or is_broken()
+        links = [name for name, checks in judged.items() if not final and not all(check.ok for check in checks)]
         for name, checks in judged.items():
             if name in links:
                 reasons = "; ".join(f"{check.subject}: {check.detail}" for check in checks if not check.ok)

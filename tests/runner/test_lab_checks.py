@@ -54,7 +54,7 @@ def test_a_link_is_off_only_when_it_is_so_each_time(wrong_times: int, level: str
             for ends in ((name[0], "s1"), ("s1", name[0]))
         ]
 
-    told = list(settled_checks(take, ["a-s1", "b-s1"], network, "before", 1, VerdictSpec()))
+    told = list(settled_checks(take, ["a-s1", "b-s1"], network, "before", 1, VerdictSpec(), lambda: False))
     checks = [one for one in told if isinstance(one, Check)]
     again = min(wrong_times, MOST_MEASUREMENTS - 1)
     assert asked == [("a-s1", "b-s1"), *[("a-s1",)] * again]
@@ -63,3 +63,18 @@ def test_a_link_is_off_only_when_it_is_so_each_time(wrong_times: int, level: str
     notes = [one.text for one in told if not isinstance(one, Check)]
     assert len(notes) == again
     assert all("a-s1 is measured again" in text and "950kbit/s instead of 1Mbit/s" in text for text in notes)
+
+
+def test_a_broken_emulation_is_not_measured_again() -> None:
+    network = Network(("a",), ("s1",), (LinkSpec(between=("a", "s1"), rate_bps=10**6, delay_s=0.005),))
+    asked: list[tuple[str, ...]] = []
+
+    def take(names: Sequence[str]) -> list[LinkMeasurement]:
+        asked.append(tuple(names))
+        ways = (("a", "s1"), ("s1", "a"))
+        return [LinkMeasurement("a-s1", *ends, 10**6, 0.0, 0.01, None, None, 100, 100) for ends in ways]
+
+    told = list(settled_checks(take, ["a-s1"], network, "before", 1, VerdictSpec(), lambda: bool(asked)))
+    assert asked == [("a-s1",)]
+    assert [one.level for one in told if isinstance(one, Check)] == ["invalid"] * 3
+    assert len(told) == 3
