@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.ending import ended
+from testbed.emulation.machine import require_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +47,17 @@ def measure(description: str | None, parts: Parts, quick: str, csv_name: str) ->
         csv_name: Where the CSV goes unless told.
 
     Returns:
-        1 if a row is over its bar.
+        Its exit code: 1 if a row is over its bar.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), metavar="PART")
     parser.add_argument("--csv", type=Path, default=Path(csv_name))
-    arguments = parser.parse_args()
+    return ended(functools.partial(_measured, parts, parser.parse_args()))
+
+
+def _measured(parts: Parts, arguments: argparse.Namespace) -> int:
+    require_root()
     rows: list[Row] = []
     print(f"{'what':<31}{'subject':<28}{'expected':>10}{'measured':>10}{'error':>9}{'bar':>7} unit")
     for part in arguments.only:

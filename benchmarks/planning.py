@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import benchmarks
+from benchmarks.ending import ended
 from benchmarks.planning_rows import Options, Row
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -103,4 +104,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

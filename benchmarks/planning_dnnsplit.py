@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.ending import ended
 from benchmarks.planning_rows import Options, Row
 from testbed.planning.dnnsplit import TIERS, Splitter, best_split, broken_preconditions, candidates
 from testbed.planning.evaluate import evaluate
@@ -145,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

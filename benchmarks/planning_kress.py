@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from benchmarks.ending import ended
 from benchmarks.planning_rows import Options, Row
 from runner.front_plot import front_figure
 from runner.plots import to_png
@@ -227,4 +228,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.ending import ended
 from benchmarks.footprints import MIB, Calm, Life, Sample, Series, series, theil_sen, watched, write_samples
 from benchmarks.planning import COLUMNS, cells, line
 from benchmarks.planning_rows import Row
@@ -31,7 +32,6 @@ from runner.events import FaultEffective, FaultScheduled, RunStarted
 from runner.experiment import Options, Result, run
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.processes import ProcessIdentity
-from testbed.errors import TestbedError
 from testbed.serving.events import EpochActive, EpochFenced, Event, HostFound, HostLost, PlanAdopted, RequestCompleted
 
 SECTION = "soak"
@@ -184,12 +184,8 @@ def main() -> int:
     minutes = QUICK_MIN if arguments.quick else arguments.minutes
     declared, count = experiment(minutes, arguments.seed), rounds(minutes)
     options = Options(arguments.results, progress=lambda text: print(text, flush=True))
-    try:
-        with watched(processes) as samples:
-            result = run(declared, options)
-    except TestbedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    with watched(processes) as samples:
+        result = run(declared, options)
     found = [*judged(result, count), *grown(result.events, samples, count)]
     print(f"{result.folder}: {result.ruling.outcome}, {result.verdict.level}")
     print(f"{'case':44}{'measure':34}{'value':>11}{'reference':>11}  bar")
@@ -205,4 +201,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

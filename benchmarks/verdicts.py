@@ -18,8 +18,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.ending import ended
 from runner.fidelity_checks import stolen_share
 from runner.machine_load import sample
+from testbed.emulation.machine import require_root
 
 QUICKSTART = Path(__file__).parent.parent / "topologies" / "quickstart.yaml"
 BAR = 0.95
@@ -48,6 +50,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
+    require_root()
     rows: list[dict[str, str]] = []
     idle: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -82,4 +85,4 @@ def _run(folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

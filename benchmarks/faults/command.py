@@ -34,7 +34,6 @@ from benchmarks.faults.judgement import FAILED
 from benchmarks.planning import COLUMNS, cells, line
 from benchmarks.planning_rows import Row
 from testbed.emulation.machine import require_root
-from testbed.errors import TestbedError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("matrix", "bars")
@@ -71,19 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list:
         print("\n".join(cell.name for cell in wanted))
         return 0
-    try:
-        require_root()
-        with tempfile.TemporaryDirectory() as work:
-            bench = Bench(given.results, Path(work), lambda text: print(text, file=sys.stderr), keep=given.keep)
-            failed = _matrix(bench, wanted, given) if wanted else 0
-            if "bars" in given.parts:
-                beside = given.csv.with_name(f"{given.csv.stem}-bars.csv")
-                failed += _bars(bench, 1 if given.quick else BAR_RUNS, beside)
-    except TestbedError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    require_root()
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(given.results, Path(work), lambda text: print(text, file=sys.stderr), keep=given.keep)
+        failed = _matrix(bench, wanted, given) if wanted else 0
+        if "bars" in given.parts:
+            beside = given.csv.with_name(f"{given.csv.stem}-bars.csv")
+            failed += _bars(bench, 1 if given.quick else BAR_RUNS, beside)
     return int(failed > 0)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 
+from benchmarks.ending import ended
 from benchmarks.peers.comparison import main
 
-sys.exit(main())
+sys.exit(ended(main))

@@ -58,7 +58,7 @@ from testbed.emulation.lock import machine_lock
 from testbed.emulation.machine import require_root
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.nursery import Nursery, ServerProcess, SpawnRequest
-from testbed.errors import ExperimentError, TestbedError
+from testbed.errors import ExperimentError
 from testbed.planning.evaluate import evaluate
 from testbed.planning.plan import Assignment
 from testbed.serving.events import (
@@ -381,12 +381,6 @@ def main() -> int:
                     shutil.copytree(
                         made.work, arguments.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model")
                     )
-    except TestbedError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as error:
-        print(error, file=sys.stderr)
-        return 1
     finally:
         if trials:
             with arguments.csv.open("w", newline="") as file:
