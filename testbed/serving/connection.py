@@ -165,10 +165,9 @@ class Writer:
         """Why sending failed, if it did."""
         return self._failure
 
-    @property
-    def cut_off(self) -> bool:
+    def is_cut_off(self, after_s: float) -> bool:
         """Whether the peer has acknowledged nothing of what was sent for so long that the path must be broken."""
-        return is_cut_off(self._connection)
+        return is_cut_off(self._connection, after_s)
 
     def put(self, item: Frame | Iterable[Frame]) -> None:
         """Queue a frame, or frames that are made as they are sent; blocks while the queue is full.

@@ -354,7 +354,7 @@ class Epochs:
             return
         self._look_s = now_s() + self._policy.settle_s / LOOKS
         plan, first = self._rollout.deployment.plan, self._decision[0].host
-        if self._requests.cut_off:
+        if self._requests.is_cut_off(self._config.patience.cut_off_s):
             self._planner.shun(self._config.host, first)
             self._fence(f"{first} acknowledges nothing")
             return

@@ -101,7 +101,7 @@ class Node:
         """What to tell with the next heartbeat; notices, too, when nothing gets through to the next hop."""
         for slot in self._intake.slots:
             writer = slot.writer
-            if writer is not None and not slot.cut_off and writer.cut_off:
+            if writer is not None and not slot.cut_off and writer.is_cut_off(self._config.patience.cut_off_s):
                 slot.cut_off = True
                 self._fail(slot.epoch, f"{slot.next_host} acknowledges nothing", slot.next_host)
         busy_since_s = self._busy_since_s

@@ -15,6 +15,7 @@ class Patience:
         connect_s: For each attempt to connect.
         greeting_s: For each step of the greeting.
         stall_s: For a frame under way to make progress: a peer may be slow, not stuck.
+        cut_off_s: For any acknowledgement of what TCP keeps sending again, until the path is taken for broken.
         retry_s: Before the first further attempt to reach a node that was lost; it doubles from attempt to attempt…
         retry_most_s: … up to this.
         shun_s: For a path or a host that has failed while the host's heartbeats went on, until it is used again.
@@ -24,6 +25,7 @@ class Patience:
     connect_s: float = 3.0
     greeting_s: float = 5.0
     stall_s: float = 30.0
+    cut_off_s: float = 3.0
     retry_s: float = 0.05
     retry_most_s: float = 1.0
     shun_s: float = 5.0

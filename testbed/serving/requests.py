@@ -122,10 +122,9 @@ class Requests:
         self._degraded = degraded
         self._feed()
 
-    @property
-    def cut_off(self) -> bool:
-        """Whether nothing gets through to the first stage any more."""
-        return self._pipeline is not None and self._pipeline.cut_off
+    def is_cut_off(self, after_s: float) -> bool:
+        """Whether nothing has got through to the first stage for so long."""
+        return self._pipeline is not None and self._pipeline.is_cut_off(after_s)
 
     def _feed(self) -> None:
         if self._pipeline is None:

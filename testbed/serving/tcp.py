@@ -9,12 +9,14 @@ import sys
 import termios
 
 _HEAD = struct.Struct("=8B24I")
-_RETRANSMITS = 2
+_TIME_OUTS = 2
+_TIME_OUT_US = 8
+_LAST_DATA_SENT_MS = 8 + 9
 _LAST_DATA_RECEIVED_MS = 8 + 11
 
-CUT_OFF_RETRANSMISSIONS = 4
-"""Time-outs in a row, each twice as long as the one before, without an acknowledgement: some 3 s of 200 ms and more.
-A receiver that is merely slow acknowledges, and a lost packet in three takes that long once in hundreds of packets."""
+CUT_OFF_TIME_OUTS = 3
+"""In a row, at least. A receiver that is merely slow acknowledges, and of a path that loses every fifth packet this
+many are lost once in hundreds."""
 
 
 def _info(connection: socket.socket) -> tuple[int, ...] | None:
@@ -25,10 +27,22 @@ def _info(connection: socket.socket) -> tuple[int, ...] | None:
     return _HEAD.unpack(data) if len(data) == _HEAD.size else None
 
 
-def is_cut_off(connection: socket.socket) -> bool:
-    """Whether what was sent hasn't been acknowledged for so long that the path must be broken."""
+def is_cut_off(connection: socket.socket, after_s: float) -> bool:
+    """Whether TCP has sent the same again and again, unacknowledged, for so long that the path must be broken.
+
+    It sends again when a time-out is over, and doubles that each time. On a path with a long or unsteady round trip the
+    first may be a second already, so time decides, not their number: what the time-outs so far sum to, and what has
+    passed since the last.
+
+    Args:
+        connection: A TCP socket; one that has gone isn't cut off.
+        after_s: So long.
+    """
     info = _info(connection)
-    return info is not None and info[_RETRANSMITS] >= CUT_OFF_RETRANSMISSIONS
+    if info is None or info[_TIME_OUTS] < CUT_OFF_TIME_OUTS:
+        return False
+    over_s = info[_TIME_OUT_US] * (1 - 2.0 ** -info[_TIME_OUTS]) / 1e6
+    return over_s + info[_LAST_DATA_SENT_MS] / 1e3 >= after_s
 
 
 def silent_s(connection: socket.socket) -> float | None:

@@ -214,7 +214,7 @@ def test_a_writer_closes_what_it_owns(owns: bool, gone: bool) -> None:
         thread.join(5)
         assert not thread.is_alive()
         assert (left.fileno() == -1) == owns
-        assert not writer.cut_off
+        assert not writer.is_cut_off(3.0)
 
 
 def test_closing_a_mailbox_wakes_who_waits_on_either_side() -> None:

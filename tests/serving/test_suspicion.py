@@ -160,7 +160,7 @@ def test_bytes_that_nobody_has_read_are_heard_and_fenced_connections_end() -> No
             with here, inlets.admit(here, "a", 3):
                 there.send(b"x")
                 assert inlets.heard(5.0) == ("a",)
-                assert not is_cut_off(there)
+                assert not is_cut_off(there, 0.0)
                 time.sleep(0.05)
                 assert (silent_s(here) or 0) >= 0.04
                 assert inlets.heard(0.01) == ()
