@@ -20,6 +20,7 @@ import socket
 from typing import Any
 
 from testbed.errors import ProtocolError
+from testbed.serving.allocator import share_one_arena
 from testbed.serving.auth import Greeting
 from testbed.serving.connection import Listener, Writer, arrivals
 from testbed.serving.epochs import Epochs
@@ -178,4 +179,5 @@ def main(config: dict[str, Any], fds: list[int]) -> None:
         config: A :class:`DispatcherConfig` as JSON.
         fds: The socket for events.
     """
+    share_one_arena()
     Dispatcher(DispatcherConfig.from_json(config), reporter(fds)).run()
