@@ -28,7 +28,7 @@ from benchmarks.footprints import MIB, Calm, Life, Sample, Series, series, theil
 from benchmarks.planning import COLUMNS, cells, line
 from benchmarks.planning_rows import Row
 from benchmarks.soak_campaign import CALM_S, DISPATCHER, ROUND_S, WORKERS, experiment, rounds
-from runner.events import FaultEffective, FaultScheduled, RunStarted
+from runner.events import FaultEffective, FaultScheduled, HostStateChanged, RunStarted
 from runner.experiment import Options, Result, run
 from testbed.emulation.manifest import RunManifest
 from testbed.emulation.processes import ProcessIdentity
@@ -60,7 +60,8 @@ def calm_moments(events: Sequence[Event], count: int, *, exactly: bool) -> list[
     Args:
         events: The run's.
         count: How many rounds it had.
-        exactly: Whether a worker is at its very stage (whose weights it holds), or just at any one.
+        exactly: Whether a worker is at its very stage (whose weights it holds), or just at any one. One without a stage
+            may still hold its latest, and has grown for good when it first computed.
     """
     zero_s = next(event.t_s for event in events if isinstance(event, RunStarted))
     found = []
@@ -68,12 +69,26 @@ def calm_moments(events: Sequence[Event], count: int, *, exactly: bool) -> list[
         begin_s, end_s = zero_s + number * ROUND_S - CALM_S, zero_s + number * ROUND_S
         plan = _plan_within(events, begin_s, end_s)
         if plan is not None and _there(events, begin_s, end_s) >= set(WORKERS):
-            stages: dict[str, Hashable] = {
-                stage.host: (stage.first_op, stage.last_op) if exactly else "a stage" for stage in plan.stages
-            }
-            tasks = {DISPATCHER: "dispatching", **{host: stages.get(host) for host in WORKERS}}
+            latest = _latest_stages(events, end_s)
+            tasks: dict[str, Hashable] = {DISPATCHER: "dispatching"}
+            for host in WORKERS:
+                is_at_it = host in {stage.host for stage in plan.stages}
+                tasks[host] = (is_at_it, latest.get(host)) if exactly else is_at_it
             found.append(Calm(begin_s, end_s, tasks))
     return found
+
+
+def _latest_stages(events: Sequence[Event], until_s: float) -> dict[str, tuple[int, int]]:
+    """First and last operation of the latest stage of each worker whose present process has had one."""
+    latest: dict[str, tuple[int, int]] = {}
+    for event in events:
+        if event.t_s > until_s:
+            continue
+        if isinstance(event, PlanAdopted):
+            latest |= {stage.host: (stage.first_op, stage.last_op) for stage in event.stages}
+        elif isinstance(event, HostStateChanged) and event.state == "starting":
+            latest.pop(event.host, None)
+    return latest
 
 
 def _plan_within(events: Sequence[Event], begin_s: float, end_s: float) -> PlanAdopted | None:

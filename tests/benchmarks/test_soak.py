@@ -12,9 +12,9 @@ import pytest
 from benchmarks.footprints import MIB, Calm, Footprint, Life, Sample, series, theil_sen
 from benchmarks.soak import calm_moments, grown
 from benchmarks.soak_campaign import CALM_S, DISPATCHER, FINAL, LASTING, ROUND_S, WORKERS, experiment, rounds
-from runner.events import RunStarted
+from runner.events import HostStateChanged, RunStarted
 from testbed.emulation.processes import ProcessIdentity
-from testbed.serving.events import EpochActive, EpochFenced, Event, HostFound, HostLost, PlanAdopted
+from testbed.serving.events import EpochActive, EpochFenced, Event, HostFound, HostLost, PlanAdopted, PlannedStage
 from testbed.spec.faults.timeline import timeline
 from tests.emulation.world import world
 
@@ -69,13 +69,28 @@ def _time(event: Event) -> float:
     return event.t_s
 
 
-def plan(t_s: float, epoch: int) -> PlanAdopted:
+def plan(t_s: float, epoch: int, **ops: tuple[int, int]) -> PlanAdopted:
+    """A plan with these hosts' operations."""
     return PlanAdopted(
         t_s=t_s,
         epoch=epoch,
         strategy="exact",
         reason="",
-        stages=(),
+        stages=tuple(
+            PlannedStage(
+                stage=number,
+                host=host,
+                first_op=first,
+                last_op=last,
+                weights_bytes=1,
+                memory_bytes=1,
+                compute_s=1.0,
+                transfer_bits=1.0,
+                link_s=1.0,
+                is_bottleneck=False,
+            )
+            for number, (host, (first, last)) in enumerate(ops.items())
+        ),
         return_bits=0.0,
         return_s=0.0,
         throughput_rps=1.0,
@@ -99,6 +114,19 @@ def plan(t_s: float, epoch: int) -> PlanAdopted:
 def test_a_moment_is_calm_if_one_plan_serves_and_all_hosts_are_there(event: Event) -> None:
     assert [calm.end_s for calm in calm_moments(history(), 2, exactly=True)] == [ROUND_S, 2 * ROUND_S]
     assert ROUND_S not in [calm.end_s for calm in calm_moments(history(event), 2, exactly=True)]
+
+
+def test_a_worker_without_a_stage_is_at_the_same_only_after_the_same() -> None:
+    events = history(
+        plan(ROUND_S + 1, 2, node1=(0, 4)),
+        EpochActive(t_s=ROUND_S + 2, epoch=2, replayed=0),
+        plan(2 * ROUND_S + 1, 3),
+        EpochActive(t_s=2 * ROUND_S + 2, epoch=3, replayed=0),
+        HostStateChanged(t_s=3 * ROUND_S + 1, host="node1", state="starting"),
+    )
+    at = [calm.tasks["node1"] for calm in calm_moments(events, 4, exactly=True)]
+    assert at == [(False, None), (True, (0, 4)), (False, (0, 4)), (False, None)]
+    assert [calm.tasks["node1"] for calm in calm_moments(events, 4, exactly=False)] == [False, True, False, False]
 
 
 @pytest.mark.parametrize(
