@@ -6,11 +6,14 @@ them stand bounded queues (:mod:`testbed.serving.intake`): receive â†’ compute â
 stops the reading.
 
 A node serves one epoch at a time. Preparing a new one ends the old one first, because a small host has no memory for
-both; frames of any other epoch are dropped.
+both; frames of any other epoch are dropped. Stages that are ready are connected to their next hops on a thread of its
+own: a host that was lost a moment ago answers nothing for seconds, and what the control connection brings next is the
+epoch that does without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import secrets
@@ -18,7 +21,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +67,8 @@ class Node:
         self._computing = computing_of(config.pace, config.outputs, self._note)
         self._store = ChunkStore(config.store, config.storage_bytes, self._tell_of_storage)
         self._intake = Intake()
+        self._ready: tuple[Slot, ...] = ()
+        """Stages that are not connected to their next hops yet."""
         self._control: Writer | None = None
         self._inlets = Inlets()
         self._start = secrets.token_bytes(8)
@@ -249,7 +254,7 @@ class Node:
         """Start to put stages together; of those that are the same as one that the node holds, that one serves on."""
         self._retire(frame.epoch)
         shipment = Shipment(frame, self._store)
-        held = {slot.stage.digest: slot.stage.executor for slot in self._intake.slots}
+        held = self._held()
         for assembly in shipment.stages:
             assembly.executor = held.get(assembly.digest)
         if not shipment.held or held.keys() - {assembly.digest for assembly in shipment.stages}:
@@ -264,27 +269,52 @@ class Node:
             writer.put(Frame(FrameKind.WANT, shipment.epoch, meta={"chunks": missing}))
         return shipment
 
-    def _activate(self, shipment: Shipment, writer: Writer) -> None:
-        """Make the stages ready, connect each to its next hop, then serve."""
-        executors = [assembly.executor or self._warm(assembly) for assembly in shipment.stages]
-        slots: list[Slot] = []
-        for assembly, executor in zip(shipment.stages, executors, strict=True):
-            slot = self._linked(assembly, executor)
-            if slot is None:
-                break
-            slots.append(slot)
+    def _held(self) -> dict[str, StageExecutor]:
+        """The stages that are here, by their digests; those that were not connected yet never will be."""
         with self._lock:
-            # A dispatcher that was started again may have begun another epoch meanwhile.
-            serves = len(slots) == len(executors) and shipment.epoch >= self._inlets.epoch
+            held = {slot.stage.digest: slot.stage.executor for slot in (*self._intake.slots, *self._ready)}
+            self._ready = ()
+        return held
+
+    def _activate(self, shipment: Shipment, writer: Writer) -> None:
+        """Make the stages ready, and have them serve as soon as each is connected to its next hop."""
+        epoch, slots = shipment.epoch, []
+        for assembly in shipment.stages:
+            executor = assembly.executor or self._warm(assembly)
+            stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest, self._config.codec)
+            slots.append(Slot(epoch, assembly.stage, stage, assembly.next_host))
+        with self._lock:
+            self._ready = tuple(slots)
+        # The thread has no hold on the stages, for which there may be no room any more when it comes to its end.
+        hops = [(assembly.next_host, assembly.next_address) for assembly in shipment.stages]
+        arguments = (epoch, hops, shipment.received(), writer)
+        threading.Thread(target=self._launch, args=arguments, name=f"launch epoch {epoch}", daemon=True).start()
+
+    def _launch(
+        self, epoch: int, hops: Sequence[tuple[str, tuple[str, int]]], received: dict[str, Any], control: Writer
+    ) -> None:
+        """Connect the stages that are ready to their next hops and serve, unless a newer epoch has begun meanwhile."""
+        connections: list[socket.socket] = []
+        for host, address in hops:
+            connection = self._connection(epoch, host, address)
+            if connection is None:
+                break
+            connections.append(connection)
+        with self._lock:
+            slots = [slot for slot in self._ready if slot.epoch == epoch]
+            serves = len(slots) == len(connections) == len(hops) and epoch >= self._inlets.epoch
             if serves:
+                for slot, connection in zip(slots, connections, strict=True):
+                    slot.writer = self._outlet(slot, connection)
+                self._ready = ()
                 self._intake.serve(slots)
         if serves:
-            self._tell_holdings(writer)
-            writer.put(Frame(FrameKind.READY, shipment.epoch, meta=shipment.received()))
-            return
-        for slot in slots:
-            if slot.writer is not None:
-                slot.writer.close()
+            with contextlib.suppress(Closed):  # the dispatcher has gone, and will ask its next epoch of this node
+                self._tell_holdings(control)
+                control.put(Frame(FrameKind.READY, epoch, meta=received))
+        else:
+            for connection in connections:
+                connection.close()
 
     def _warm(self, assembly: Assembly) -> StageExecutor:
         executor = StageExecutor(assembly.program, assembly.weights())
@@ -294,27 +324,26 @@ class Node:
         executor.run([torch.zeros(spec.shape, dtype=spec.torch_dtype) for spec in assembly.program.inputs])
         return executor
 
-    def _linked(self, assembly: Assembly, executor: StageExecutor) -> Slot | None:
-        """A stage with a connection to its next hop; None, and the dispatcher is told, where there can't be one."""
-        greeting = Greeting("data", self._config.host, assembly.epoch)
+    def _connection(self, epoch: int, host: str, address: tuple[str, int]) -> socket.socket | None:
+        """A data connection to a next hop; None, and the dispatcher is told, where there can't be one."""
+        greeting = Greeting("data", self._config.host, epoch)
         try:
-            connection, _ = connect(assembly.next_address, self._config.token, greeting, self._config.patience)
+            connection, _ = connect(address, self._config.token, greeting, self._config.patience)
         except (OSError, ProtocolError) as error:
-            self._fail(assembly.epoch, f"can't reach {assembly.next_host}: {error}", suspect=assembly.next_host)
+            self._fail(epoch, f"can't reach {host}: {error}", suspect=host)
             return None
-        stage = Stage(executor, assembly.first_op, assembly.last_op, assembly.digest, self._config.codec)
-        slot = Slot(assembly.epoch, assembly.stage, stage, assembly.next_host)
-        slot.writer = Writer(
+        return connection
+
+    def _outlet(self, slot: Slot, connection: socket.socket) -> Writer:
+        epoch, host = slot.epoch, slot.next_host
+        return Writer(
             connection,
             depth=OUTBOX_DEPTH,
-            name=f"stage {assembly.stage} of epoch {assembly.epoch}",
+            name=f"stage {slot.index} of epoch {epoch}",
             on_sent=self._on_sent,
-            on_error=lambda error: self._fail(
-                assembly.epoch, f"nothing more can be sent to {assembly.next_host}: {error}", assembly.next_host
-            ),
+            on_error=lambda error: self._fail(epoch, f"nothing more can be sent to {host}: {error}", host),
             owns=True,
         )
-        return slot
 
     def _serve_storage(self, connection: socket.socket, greeting: Greeting) -> None:
         def stocked() -> None:
@@ -326,8 +355,9 @@ class Node:
 
     def _retire(self, epoch: int) -> None:
         """End the traffic of earlier epochs; the stages stay until it is known whether they are needed."""
-        self._intake.retire(epoch)
-        self._inlets.fence(epoch)
+        with self._lock:
+            self._intake.retire(epoch)
+            self._inlets.fence(epoch)
 
     # Leaving ---------------------------------------------------------------------------------------------------------
 
