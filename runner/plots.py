@@ -43,7 +43,8 @@ DEGRADED = "#f6e58d"
 STYLE: dict[str, Any] = {"fontsize": 9, "color": INK, "fontfamily": "DejaVu Sans"}
 WIDTH_IN, DPI = 11.0, 150
 LABEL_LINE_IN = 0.165
-MOST_LANES = 3
+MOST_LANES, MOST_SHORT_LANES = 3, 12
+"""Lanes of labels with all that became of a fault, and of those that name it only; more than that nobody reads."""
 
 OUTCOME_MARKS = {"wrong": ("X", RED), "doubled": ("D", PURPLE), "unasked": ("P", PURPLE), "rejected": ("v", MUTED)}
 
@@ -67,8 +68,11 @@ def timeline_figure(events: Sequence[Event], outcome: str = "") -> Figure:
     if max(lanes, default=0) >= MOST_LANES:
         labels = [label.split("\n", 1)[0] for label in labels]
         lanes = _lanes(labels, [float(fault.effective_s or zero) - zero for fault in faults], last_s)
+    is_crowded = max(lanes, default=0) >= MOST_SHORT_LANES
+    if is_crowded:
+        labels, lanes = [""] * len(faults), [0] * len(faults)
     lane_lines = max((label.count("\n") + 1 for label in labels), default=0)
-    strip_in = 0.36 + (max(lanes, default=-1) + 1) * (lane_lines * LABEL_LINE_IN + 0.12)
+    strip_in = 0.36 + (max(lanes, default=-1) + 1 + is_crowded) * (lane_lines * LABEL_LINE_IN + 0.12)
 
     top_in, bottom_in, plot_in = 0.5, 0.85, 2.05
     height_in = top_in + strip_in + 2 * plot_in + 0.22 + bottom_in
@@ -88,16 +92,19 @@ def timeline_figure(events: Sequence[Event], outcome: str = "") -> Figure:
     for axes in (strip, rate, latency):
         axes.set_xlim(0, last_s * 1.005 if last_s > 0 else 1)
     _draw_strip(strip, summary.epochs, faults, labels, lanes, zero, last_s, strip_in, lane_lines)
+    if is_crowded:
+        text = f"{len(faults)} faults, a line each: faults.csv has what they were, and what became of them"
+        strip.text(0, strip_in - 0.05, text, va="top", fontsize=8.5, color=INK)
     _draw_throughput(rate, events, summary.epochs, faults, zero, last_s)
     _draw_latency(latency, rows)
     for axes in (rate, latency):
         _dress(axes)
-        for fault in faults:
+        for fault in () if is_crowded else faults:
             _shade(axes, fault, zero, last_s)
     rate.tick_params(labelbottom=False)
     latency.set_xlabel("seconds since the start of the workload", **STYLE)
     _title(figure, events, outcome, height_in)
-    _legend(figure, latency, faults)
+    _legend(figure, latency, faults, is_shaded=not is_crowded)
     return figure
 
 
@@ -273,7 +280,7 @@ def _shade(axes: Axes, fault: Disturbance, zero: float, last_s: float) -> None:
         axes.axvline(fault.recovered_s - zero, color=GREEN, linewidth=1.3, zorder=1)
 
 
-def _legend(figure: Figure, axes: Axes, faults: Sequence[Disturbance]) -> None:
+def _legend(figure: Figure, axes: Axes, faults: Sequence[Disturbance], *, is_shaded: bool) -> None:
     if not faults:
         return
     line: Any = axes.plot
@@ -282,11 +289,12 @@ def _legend(figure: Figure, axes: Axes, faults: Sequence[Disturbance]) -> None:
     for name, color in names.items():
         if any(_fault_color(fault) == color for fault in faults):
             handles += line([], [], color=color, linewidth=6, alpha=0.45, label=name)
-    if any(fault.detected_s is not None for fault in faults):
+    told = faults if is_shaded else ()
+    if any(fault.detected_s is not None for fault in told):
         handles += line([], [], color=MUTED, dashes=(1, 1.5), label="detected")
-    if any(fault.replanned_s is not None for fault in faults):
+    if any(fault.replanned_s is not None for fault in told):
         handles += line([], [], color=MUTED, dashes=(4, 2), label="re-planned")
-    if any(fault.recovered_s is not None for fault in faults):
+    if any(fault.recovered_s is not None for fault in told):
         handles += line([], [], color=GREEN, linewidth=1.5, label="recovered")
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, frameon=False)
 

@@ -47,10 +47,11 @@ def test_the_timeline_tells_of_the_faults_and_no_texts_overlap(quickstart: tuple
     assert overlaps(figure) == []
 
 
-def test_many_faults_close_together_do_not_overlap(quickstart: tuple[Event, ...]) -> None:
+@pytest.mark.parametrize("count", [10, 300])
+def test_many_faults_close_together_do_not_overlap(count: int, quickstart: tuple[Event, ...]) -> None:
     faults: list[Event] = []
-    for number in range(2, 12):
-        at_s = 1000.0 + 2.4 * number
+    for number in range(2, 2 + count):
+        at_s = 1000.0 + 24 * number / count
         faults.append(
             FaultScheduled(
                 t_s=990.0, fault=number, verb="throttle", target=f"node{number}-s1", due_s=at_s, links=("x",)
@@ -60,6 +61,9 @@ def test_many_faults_close_together_do_not_overlap(quickstart: tuple[Event, ...]
     figure = plots.timeline_figure([*quickstart, *faults])
     assert overlaps(figure) == []
     assert figure.get_size_inches()[1] < 12
+    texts = "\n".join(text for text, _ in drawn_texts(figure))
+    assert ("throttle node5-s1" in texts) == (count == 10)
+    assert ("302 faults" in texts) == (count == 300)
 
 
 @pytest.mark.parametrize("events", [(), (RunStarted(t_s=5.0, name="x", seed=1, duration_s=0.0),)])
