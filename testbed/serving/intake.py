@@ -34,7 +34,7 @@ class Slot:
         index: The stage's place in the pipeline.
         stage: What is computed.
         next_host: Where its output goes.
-        writer: Sends it; None once the epoch is over.
+        writer: Sends it; None until it is connected, and once the epoch is over.
         cut_off: Whether it was told that nothing gets through to the next host.
         waiting: Requests that have arrived.
         unsent: Outputs that were handed to the writer, or will be, and are not sent.
