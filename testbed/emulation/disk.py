@@ -185,7 +185,7 @@ class HostDisk:
     def _restore(self) -> None:
         """Mount it anew on top of what failed, so that at no instant the host sees an empty folder in its place."""
         # What failed writes nothing any more, once what memory still holds for its device is written.
-        loop.flush(self._devices[-1])
+        loop.write_back(self._devices[-1])
         self.mount(check=True)
 
     def _fill(self) -> None:

@@ -24,7 +24,6 @@ _CONTROL = "/dev/loop-control"
 _GET_FREE = 0x4C82
 _CLEAR = 0x4C01
 _CONFIGURE = 0x4C0A
-_FLUSH = 0x1261  # BLKFLSBUF of linux/fs.h
 _AUTOCLEAR = 4
 # struct loop_config of linux/loop.h: descriptor, block size, then struct loop_info64 (five numbers of 64 bit, of
 # which all are 0 here; number, two of a former encryption, flags; names and key; two more), and a reserve.
@@ -73,15 +72,18 @@ def devices_of(image: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def flush(name: str) -> None:
-    """Write what memory holds for a device to its file, and forget it.
+def write_back(name: str) -> None:
+    """Write what memory holds for a device to its file.
+
+    Not by BLKFLSBUF: Linux 6.18, for one, leaves that to the file system which is mounted there, and one that was shut
+    down does nothing. What stays in memory is written half a minute later, over whatever is in the file by then.
 
     Raises:
         OSError: If the file can't be written.
     """
     descriptor = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(descriptor, _FLUSH)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -220,6 +220,24 @@ def test_gone_and_back_with_what_was_on_it(disk: HostDisk) -> None:
     (disk.folder / "weights" / "new").write_bytes(bytes(100_000))
 
 
+def sectors_written(device: str) -> int:
+    return int((loop.BLOCK_DEVICES / device / "stat").read_text().split()[6])
+
+
+@pytest.mark.root
+def test_what_failed_has_nothing_left_to_write_over_what_was_mended(disk: HostDisk, work: Path) -> None:
+    (failed,) = attached_devices(work)
+    disk.become(GONE)
+    disk.become(FINE)
+    before = sectors_written(failed)
+    descriptor = os.open(f"/dev/{failed}", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    assert sectors_written(failed) == before
+
+
 @pytest.mark.root
 def test_corrupt_is_on_the_device_and_shows_by_nothing_but_the_bytes(disk: HostDisk) -> None:
     files = [disk.folder / "weights" / name for name in "abc"]
