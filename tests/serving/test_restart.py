@@ -67,7 +67,7 @@ def test_a_killed_dispatcher_comes_back_and_nothing_is_lost_or_doubled(tmp_path:
     with system(tmp_path) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running))
-        running.start_client(duration_s=4.0)
+        running.start_client(duration_s=8.0)
         wait_answers(running, 5)
         kill(running)
         again = restart(running)
@@ -93,7 +93,7 @@ def test_a_damaged_or_lost_journal_costs_no_request_and_uses_no_epoch_again(tmp_
     with system(tmp_path, workers=2) as running:
         running.start_nodes()
         running.start_dispatcher(halves(running))
-        running.start_client(duration_s=3.0)
+        running.start_client(duration_s=6.0)
         wait_answers(running, 5)
         kill(running)
         (path,) = running.journal.iterdir()
