@@ -40,7 +40,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.asking import ERROR
-from benchmarks.peers.chain import CODEC
 from benchmarks.peers.trial import HANGING, Trial, outcome
 from runner.client import GO
 from runner.history import History
@@ -365,7 +364,6 @@ def main() -> int:
             problem = prepared.emulated.problem
             plan = evaluate(problem, thirds(problem.chain.compute_s), "exact", None, 0.0)
             prepared = dataclasses.replace(prepared, plan=plan)
-            print(f"DEFER's codec: {CODEC}" + ("" if CODEC != "none" else " (zfpy and lz4 aren't installed)"))
             print(
                 f"{'system':<8}{'fault':<10}{'asked':>6}{'right':>6}{'wrong':>6}{'missing':>8}"
                 f"{'noticed after s':>17}{'asker told after s':>20}{'outage s':>10}"
