@@ -95,7 +95,7 @@ def timeline_figure(events: Sequence[Event], outcome: str = "") -> Figure:
     if is_crowded:
         text = f"{len(faults)} faults, a line each: faults.csv has what they were, and what became of them"
         strip.text(0, strip_in - 0.05, text, va="top", fontsize=8.5, color=INK)
-    _draw_throughput(rate, events, summary.epochs, faults, zero, last_s)
+    _draw_throughput(rate, events, summary.epochs, () if is_crowded else faults, zero, last_s)
     _draw_latency(latency, rows)
     for axes in (rate, latency):
         _dress(axes)
@@ -192,6 +192,7 @@ def _draw_throughput(
     zero: float,
     last_s: float,
 ) -> None:
+    """The rate of right answers; the smoothing keeps to either side of a fault unless ``faults`` is empty."""
     answers_s = [answer.t_s - zero for answer in right_answers(events)]
     half_s = _window_s(answers_s, last_s)
     workload_s = min(last_s, tables.workload_end_s(events) - zero)
