@@ -230,6 +230,7 @@ def test_what_failed_has_nothing_left_to_write_over_what_was_mended(disk: HostDi
     disk.become(GONE)
     disk.become(FINE)
     before = sectors_written(failed)
+    # Not by loop.write_back: were that to write nothing, nothing would show.
     descriptor = os.open(f"/dev/{failed}", os.O_RDONLY)
     try:
         os.fsync(descriptor)
